@@ -1,0 +1,85 @@
+//! What a node says of itself on the operator's heartbeat stream.
+
+use crate::configuration::Configuration;
+use crate::epoch::{EntryId, Epoch};
+use crate::identity::{Incarnation, ReplicaId};
+use serde::{Deserialize, Serialize};
+
+/// The part that a replica plays now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeRole {
+    /// An empty volume: in no configuration yet.
+    Blank,
+    /// Follows a primary, or waits for one.
+    Follower,
+    /// Chosen as primary; its epoch start is not committed yet, and it answers nobody.
+    Activating,
+    /// Serves its epoch.
+    Primary,
+}
+
+/// A snapshot of a node, sent at every heartbeat and at once when the role, epoch or primary changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// Who speaks.
+    pub id: ReplicaId,
+    /// Version of the node's program.
+    pub version: String,
+    /// What it does now.
+    pub role: NodeRole,
+    /// Highest epoch promised.
+    pub promised: Epoch,
+    /// Last log entry.
+    pub last: EntryId,
+    /// Last entry known durable on this replica.
+    pub durable: u64,
+    /// Commit index as this replica knows it.
+    pub commit: u64,
+    /// The configuration of the last epoch start in its log, with that entry's name. None if blank.
+    pub configuration: Option<(EntryId, Configuration)>,
+    /// The primary that this replica follows, itself included. None if it knows none.
+    pub primary: Option<PrimaryView>,
+    /// What a primary knows of its members; empty on others.
+    pub peers: Vec<PeerStatus>,
+    /// True if entries are unreadable here until a peer repairs them.
+    pub damaged: bool,
+    /// True from SIGTERM on.
+    pub terminating: bool,
+    /// Keys held.
+    pub keys: u64,
+    /// Bytes of memory that the data takes, as the memory limit counts them.
+    pub memory_bytes: u64,
+    /// Set while a full disk makes the node refuse writes.
+    pub writes_refused: Option<String>,
+}
+
+/// A follower's view of its primary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PrimaryView {
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Milliseconds since it was last heard. 0 on the primary itself.
+    pub heard_millis_ago: u64,
+    /// False as soon as its connection is gone: a reset counts at once.
+    pub connected: bool,
+}
+
+/// A primary's view of a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerStatus {
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+    /// Whether a connection stands.
+    pub connected: bool,
+    /// It holds this primary's log durably up to here.
+    pub matched: u64,
+    /// Milliseconds since its last answer.
+    pub heard_millis_ago: u64,
+    /// True while a snapshot is on its way to it.
+    pub snapshot: bool,
+}

@@ -1,0 +1,453 @@
+//! Frames of the replica protocol.
+//!
+//! A frame is `length u32 | kind u8 | body`, little endian; `length` counts kind and body. What the data path
+//! sends is binary, the rest JSON, so that fields can be added while an update rolls.
+//!
+//! A connection starts with [`Challenge`] (server), [`Hello`] (client), [`Welcome`] (server). After that the
+//! client sends [`Request`]s and the server [`Reply`]s; a reply belongs to the connection of its request and is
+//! never accepted on another.
+
+use crate::entry::{Entry, EntryError};
+use crate::epoch::{EntryId, Epoch, Position};
+use crate::identity::{Incarnation, ReplicaId};
+use crate::status::NodeStatus;
+use crate::view_change::{ActivateAnswer, ActivateRequest, FenceAnswer, FenceRequest};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::sync::Arc;
+
+/// Version of the protocol that this code speaks; a server answers clients of this version and the one before.
+pub const VERSION: u32 = 1;
+/// Longest frame: one entry of the longest body fits.
+pub const MAX_FRAME_LEN: usize = crate::entry::MAX_BODY_LEN + (1 << 20);
+/// Bytes of a snapshot that one frame carries.
+pub const SNAPSHOT_CHUNK_LEN: usize = 256 << 10;
+
+/// First frame of a connection, from the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Challenge {
+    /// Highest version that the server speaks.
+    pub version: u32,
+    /// Fresh random text.
+    pub nonce: String,
+}
+
+/// Second frame, from the client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hello {
+    /// Version that the connection will speak.
+    pub version: u32,
+    /// Fresh random text.
+    pub nonce: String,
+    /// [`crate::auth::prove`] of [`crate::auth::Side::Client`].
+    pub proof: String,
+    /// Who dials.
+    pub client: ClientKind,
+}
+
+/// Who dials.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ClientKind {
+    /// Another replica of the store; it tells where it listens now.
+    Replica {
+        /// Its identity.
+        id: ReplicaId,
+        /// Where it listens.
+        addresses: NodeAddresses,
+    },
+    /// The operator or a tool.
+    Operator,
+}
+
+/// Where a node listens right now. Never stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeAddresses {
+    /// `ip:port` (or `name:port`) of the replica protocol.
+    pub replica: String,
+    /// Host or IP that clients are told.
+    pub client_host: String,
+    /// Port of the Redis protocol.
+    pub client_port: u16,
+}
+
+/// Third frame, from the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Welcome {
+    /// [`crate::auth::prove`] of [`crate::auth::Side::Server`].
+    pub proof: String,
+    /// Who answered: the client checks that it is whom it meant to reach.
+    pub id: ReplicaId,
+    /// Where it listens.
+    pub addresses: NodeAddresses,
+}
+
+/// Primary to member: entries that follow `prev`. Without entries it is a heartbeat and a question for confirmation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// The primary's epoch.
+    pub epoch: Epoch,
+    /// The position that the first entry follows.
+    pub prev: Position,
+    /// The primary's commit index.
+    pub commit: u64,
+    /// Read round: the answer to this message confirms every read that arrived before the round was opened.
+    pub round: u64,
+    /// In order, without gaps.
+    pub entries: Vec<Arc<Entry>>,
+}
+
+/// Member to primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendAck {
+    /// The epoch of the append.
+    pub epoch: Epoch,
+    /// The member's log equals the primary's, durably, up to here.
+    pub durable: u64,
+    /// The highest round that the member has seen in this epoch, its promise unbroken.
+    pub round: u64,
+    /// Set if the append did not fit.
+    pub mismatch: Option<Mismatch>,
+}
+
+/// Why an append did not fit, and where to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// The member has promised this higher epoch: the sender is deposed.
+    Promised(Epoch),
+    /// The member's last entry at or before the append's `prev`: the logs may agree up to here.
+    Diverges(EntryId),
+    /// The member cannot go on from its own log (blank ground, damage): only a snapshot helps.
+    NeedsSnapshot,
+}
+
+/// A piece of a snapshot file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotChunk {
+    /// The primary's epoch.
+    pub epoch: Epoch,
+    /// What the snapshot covers: every entry up to here.
+    pub position: Position,
+    /// Whole size of the file in bytes.
+    pub total: u64,
+    /// Where these bytes belong.
+    pub offset: u64,
+    /// At most [`SNAPSHOT_CHUNK_LEN`] bytes.
+    pub bytes: Bytes,
+}
+
+/// Answer to a chunk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotAck {
+    /// The epoch of the chunk.
+    pub epoch: Epoch,
+    /// The snapshot's last entry.
+    pub id: EntryId,
+    /// Bytes held so far: the next chunk starts here.
+    pub received: u64,
+    /// True once the whole snapshot is installed, durably and atomically.
+    pub installed: bool,
+}
+
+/// Client to server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Replication.
+    Append(Append),
+    /// Replication to a member whose log cannot be continued.
+    SnapshotChunk(SnapshotChunk),
+    /// View change, step 2.
+    Fence(FenceRequest),
+    /// View change, step 5.
+    Activate(ActivateRequest),
+    /// Send [`Reply::Status`] every so often and at once on a change; repeated, it is the client's heartbeat.
+    Watch {
+        /// Between two reports, in milliseconds.
+        interval_millis: u64,
+    },
+    /// Live addresses that the operator knows.
+    Addresses(Vec<(Incarnation, NodeAddresses)>),
+    /// Run a hand-over now, as on SIGTERM, but stay.
+    HandOver,
+}
+
+/// Server to client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// To [`Request::Append`].
+    AppendAck(AppendAck),
+    /// To [`Request::SnapshotChunk`].
+    SnapshotAck(SnapshotAck),
+    /// To [`Request::Fence`].
+    Fence(FenceAnswer),
+    /// To [`Request::Activate`].
+    Activate(ActivateAnswer),
+    /// To [`Request::Watch`].
+    Status(Box<NodeStatus>),
+    /// To [`Request::HandOver`]: done, or why not.
+    HandOver(Result<(), String>),
+}
+
+/// Why a frame cannot be used. The connection is closed.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// Longer than [`MAX_FRAME_LEN`].
+    #[error("frame of {0} bytes is above the limit of {MAX_FRAME_LEN}")]
+    TooLong(usize),
+    /// A kind that this side does not expect.
+    #[error("unexpected frame kind {0}")]
+    Kind(u8),
+    /// Bytes that are not what the kind says.
+    #[error("malformed frame of kind {0}")]
+    Malformed(u8),
+    /// JSON that is not what the kind says.
+    #[error("malformed frame: {0}")]
+    Json(#[from] serde_json::Error),
+    /// An entry that is damaged.
+    #[error("entry in frame: {0}")]
+    Entry(#[from] EntryError),
+}
+
+const CHALLENGE: u8 = 1;
+const HELLO: u8 = 2;
+const WELCOME: u8 = 3;
+const APPEND: u8 = 16;
+const APPEND_ACK: u8 = 17;
+const SNAPSHOT_CHUNK: u8 = 18;
+const SNAPSHOT_ACK: u8 = 19;
+const FENCE: u8 = 32;
+const FENCE_ANSWER: u8 = 33;
+const ACTIVATE: u8 = 34;
+const ACTIVATE_ANSWER: u8 = 35;
+const WATCH: u8 = 36;
+const STATUS: u8 = 37;
+const ADDRESSES: u8 = 38;
+const HAND_OVER: u8 = 39;
+const HAND_OVER_ANSWER: u8 = 40;
+
+/// Something that travels as one frame.
+pub trait Frame: Sized {
+    /// Appends the frame.
+    fn encode(&self, out: &mut BytesMut);
+    /// Reads the body of a frame of that kind.
+    ///
+    /// # Errors
+    /// See [`WireError`].
+    fn decode(kind: u8, body: Bytes) -> Result<Self, WireError>;
+}
+
+/// Takes one whole frame off the front of `buffer`; None if it has not arrived yet.
+///
+/// # Errors
+/// See [`WireError`].
+pub fn take<F: Frame>(buffer: &mut BytesMut) -> Result<Option<F>, WireError> {
+    let Some(head) = buffer.get(..4) else { return Ok(None) };
+    let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+    if length == 0 || length > MAX_FRAME_LEN {
+        return Err(WireError::TooLong(length));
+    }
+    if buffer.len() < 4 + length {
+        buffer.reserve(4 + length - buffer.len());
+        return Ok(None);
+    }
+    buffer.advance(4);
+    let mut frame = buffer.split_to(length).freeze();
+    let kind = frame.get_u8();
+    F::decode(kind, frame).map(Some)
+}
+
+impl Frame for Request {
+    fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Append(append) => frame(out, APPEND, |out| encode_append(append, out)),
+            Self::SnapshotChunk(chunk) => frame(out, SNAPSHOT_CHUNK, |out| {
+                let SnapshotChunk { epoch, position, total, offset, bytes } = chunk;
+                put_epoch(out, *epoch);
+                put_position(out, *position);
+                out.put_u64_le(*total);
+                out.put_u64_le(*offset);
+                out.put_slice(bytes);
+            }),
+            Self::Fence(request) => json(out, FENCE, request),
+            Self::Activate(request) => json(out, ACTIVATE, request),
+            Self::Watch { interval_millis } => json(out, WATCH, interval_millis),
+            Self::Addresses(addresses) => json(out, ADDRESSES, addresses),
+            Self::HandOver => json(out, HAND_OVER, &()),
+        }
+    }
+
+    fn decode(kind: u8, mut body: Bytes) -> Result<Self, WireError> {
+        Ok(match kind {
+            APPEND => Self::Append(decode_append(body)?),
+            SNAPSHOT_CHUNK => {
+                need(&body, kind, 16 + 32 + 16)?;
+                let epoch = get_epoch(&mut body);
+                let position = get_position(&mut body);
+                let (total, offset) = (body.get_u64_le(), body.get_u64_le());
+                Self::SnapshotChunk(SnapshotChunk { epoch, position, total, offset, bytes: body })
+            }
+            FENCE => Self::Fence(from_json(&body)?),
+            ACTIVATE => Self::Activate(from_json(&body)?),
+            WATCH => Self::Watch { interval_millis: from_json(&body)? },
+            ADDRESSES => Self::Addresses(from_json(&body)?),
+            HAND_OVER => Self::HandOver,
+            other => return Err(WireError::Kind(other)),
+        })
+    }
+}
+
+impl Frame for Reply {
+    fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::AppendAck(ack) => frame(out, APPEND_ACK, |out| encode_ack(ack, out)),
+            Self::SnapshotAck(ack) => json(out, SNAPSHOT_ACK, ack),
+            Self::Fence(answer) => json(out, FENCE_ANSWER, answer),
+            Self::Activate(answer) => json(out, ACTIVATE_ANSWER, answer),
+            Self::Status(status) => json(out, STATUS, status),
+            Self::HandOver(outcome) => json(out, HAND_OVER_ANSWER, outcome),
+        }
+    }
+
+    fn decode(kind: u8, body: Bytes) -> Result<Self, WireError> {
+        Ok(match kind {
+            APPEND_ACK => Self::AppendAck(decode_ack(body)?),
+            SNAPSHOT_ACK => Self::SnapshotAck(from_json(&body)?),
+            FENCE_ANSWER => Self::Fence(from_json(&body)?),
+            ACTIVATE_ANSWER => Self::Activate(from_json(&body)?),
+            STATUS => Self::Status(from_json(&body)?),
+            HAND_OVER_ANSWER => Self::HandOver(from_json(&body)?),
+            other => return Err(WireError::Kind(other)),
+        })
+    }
+}
+
+macro_rules! json_frame {
+    ($type:ty, $kind:expr) => {
+        impl Frame for $type {
+            fn encode(&self, out: &mut BytesMut) {
+                json(out, $kind, self);
+            }
+
+            fn decode(kind: u8, body: Bytes) -> Result<Self, WireError> {
+                if kind != $kind {
+                    return Err(WireError::Kind(kind));
+                }
+                from_json(&body)
+            }
+        }
+    };
+}
+json_frame!(Challenge, CHALLENGE);
+json_frame!(Hello, HELLO);
+json_frame!(Welcome, WELCOME);
+
+fn frame(out: &mut BytesMut, kind: u8, body: impl FnOnce(&mut BytesMut)) {
+    let start = out.len();
+    out.put_u32_le(0);
+    out.put_u8(kind);
+    body(out);
+    let length = u32::try_from(out.len() - start - 4).expect("frames are bounded");
+    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+fn json<T: Serialize + ?Sized>(out: &mut BytesMut, kind: u8, value: &T) {
+    frame(out, kind, |out| {
+        serde_json::to_writer(out.writer(), value).expect("wire types are plain data and memory does not fail");
+    });
+}
+
+fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
+    Ok(serde_json::from_slice(body)?)
+}
+
+fn need(body: &Bytes, kind: u8, bytes: usize) -> Result<(), WireError> {
+    if body.len() < bytes { Err(WireError::Malformed(kind)) } else { Ok(()) }
+}
+
+fn put_epoch(out: &mut BytesMut, epoch: Epoch) {
+    out.put_u64_le(epoch.number);
+    out.put_u64_le(epoch.token);
+}
+
+fn get_epoch(body: &mut Bytes) -> Epoch {
+    Epoch { number: body.get_u64_le(), token: body.get_u64_le() }
+}
+
+fn put_position(out: &mut BytesMut, position: Position) {
+    put_epoch(out, position.id.epoch);
+    out.put_u64_le(position.id.index);
+    out.put_u64_le(position.chain);
+}
+
+fn get_position(body: &mut Bytes) -> Position {
+    let epoch = get_epoch(body);
+    Position { id: EntryId { epoch, index: body.get_u64_le() }, chain: body.get_u64_le() }
+}
+
+fn encode_append(append: &Append, out: &mut BytesMut) {
+    let Append { epoch, prev, commit, round, entries } = append;
+    put_epoch(out, *epoch);
+    put_position(out, *prev);
+    out.put_u64_le(*commit);
+    out.put_u64_le(*round);
+    for entry in entries {
+        entry.encode(*commit, out);
+    }
+}
+
+fn decode_append(mut body: Bytes) -> Result<Append, WireError> {
+    need(&body, APPEND, 16 + 32 + 16)?;
+    let epoch = get_epoch(&mut body);
+    let prev = get_position(&mut body);
+    let (commit, round) = (body.get_u64_le(), body.get_u64_le());
+    let mut entries = Vec::new();
+    while !body.is_empty() {
+        entries.push(Arc::new(Entry::decode(&mut body)?.0));
+    }
+    Ok(Append { epoch, prev, commit, round, entries })
+}
+
+fn encode_ack(ack: &AppendAck, out: &mut BytesMut) {
+    let AppendAck { epoch, durable, round, mismatch } = ack;
+    put_epoch(out, *epoch);
+    out.put_u64_le(*durable);
+    out.put_u64_le(*round);
+    match mismatch {
+        None => out.put_u8(0),
+        Some(Mismatch::Promised(promised)) => {
+            out.put_u8(1);
+            put_epoch(out, *promised);
+        }
+        Some(Mismatch::Diverges(id)) => {
+            out.put_u8(2);
+            put_epoch(out, id.epoch);
+            out.put_u64_le(id.index);
+        }
+        Some(Mismatch::NeedsSnapshot) => out.put_u8(3),
+    }
+}
+
+fn decode_ack(mut body: Bytes) -> Result<AppendAck, WireError> {
+    need(&body, APPEND_ACK, 16 + 16 + 1)?;
+    let epoch = get_epoch(&mut body);
+    let (durable, round) = (body.get_u64_le(), body.get_u64_le());
+    let mismatch = match body.get_u8() {
+        0 => None,
+        1 => {
+            need(&body, APPEND_ACK, 16)?;
+            Some(Mismatch::Promised(get_epoch(&mut body)))
+        }
+        2 => {
+            need(&body, APPEND_ACK, 24)?;
+            Some(Mismatch::Diverges(EntryId { epoch: get_epoch(&mut body), index: body.get_u64_le() }))
+        }
+        3 => Some(Mismatch::NeedsSnapshot),
+        _ => return Err(WireError::Malformed(APPEND_ACK)),
+    };
+    Ok(AppendAck { epoch, durable, round, mismatch })
+}
