@@ -1,1 +1,7 @@
-//! Placeholder.
+//! The sans-IO replication core and the view-change driver.
+//!
+//! [`driver::Driver`] takes a group from one epoch to the next; `replica::Replica` is one member's side of it
+//! and of replication. Both take inputs and time as arguments and give effects as values: they run unchanged in
+//! the node, in the simulation and in the model. No clock, socket, file or random number is read here.
+
+pub mod driver;

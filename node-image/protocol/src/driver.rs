@@ -1,0 +1,544 @@
+//! The view-change driver: failover, switchover, hand-over, bootstrap, membership and quorum change are one machine.
+//!
+//! A driver takes one epoch through the steps of the design: fence, learn, wait for the fence quorum in every
+//! configuration known, choose, activate. It is pure: the caller sends the [`DriverEffect`]s to the members and
+//! feeds their answers back, in any order, as often as they come. Nobody trusts a driver: any number may run at once.
+//!
+//! Invariants: one activation per driver, for one replica, because an epoch has one primary · the choice is the
+//! greatest (epoch, index) among the answers of the fence · configurations only ever get added.
+//!
+//! It does not time out, dial, or draw epochs: a caller that waited long enough drops it and starts the next with
+//! a higher epoch, from [`Driver::configurations`] and [`Driver::highest_number`].
+
+use quorate_api::{
+    ActivateAnswer, ActivateRefusal, ActivateRequest, Configuration, EntryId, Epoch, FenceAnswer, FenceRequest, Incarnation, Member,
+    Proposal, Quorum,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a driver wants done or has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DriverEffect {
+    /// Send the fence to that member, over a new connection if need be.
+    Fence(Member, FenceRequest),
+    /// Send the activation to that member, and to no other. The fence is complete.
+    Activate(Member, ActivateRequest),
+    /// The view change is complete: the epoch start is committed, the primary serves.
+    Done(ViewChanged),
+    /// This driver can go no further; its epoch serves nobody, or nobody yet.
+    Failed(DriverFailure),
+}
+
+/// The outcome of a view change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ViewChanged {
+    /// Who serves.
+    pub primary: Member,
+    /// The committed epoch start.
+    pub start: EntryId,
+    /// The configuration in force.
+    pub configuration: Configuration,
+}
+
+/// Why a driver gave up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DriverFailure {
+    /// Somebody proposed a higher epoch. Look at what the members say now before trying again above it.
+    #[error("superseded by epoch number {highest}")]
+    Superseded {
+        /// The highest number seen.
+        highest: u64,
+    },
+    /// The chosen replica refused.
+    #[error("{chosen} refused to serve: {refusal}")]
+    Refused {
+        /// The replica.
+        chosen: Incarnation,
+        /// Its reason.
+        refusal: ActivateRefusal,
+    },
+    /// A bootstrap met a replica that holds data: it is a group already.
+    #[error("{holder} holds data up to {last:?}: the group was bootstrapped before")]
+    NotBlank {
+        /// The replica.
+        holder: Incarnation,
+        /// Its last entry.
+        last: EntryId,
+    },
+}
+
+/// What the fence still waits for in one configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FenceProgress {
+    /// The sizes of the configuration.
+    pub quorum: Quorum,
+    /// Members that must have promised.
+    pub needed: u32,
+    /// Members that have.
+    pub fenced: Vec<Incarnation>,
+    /// Members that have not.
+    pub missing: Vec<Member>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    Fencing,
+    Activating(Member, ActivateRequest),
+    Finished,
+}
+
+/// One view change under one epoch. See the module.
+#[derive(Clone, Debug)]
+pub struct Driver {
+    epoch: Epoch,
+    proposal: Proposal,
+    bootstrap: bool,
+    avoid: Option<Incarnation>,
+    configurations: Vec<Configuration>,
+    asked: BTreeSet<Incarnation>,
+    answers: BTreeMap<Incarnation, FenceAnswer>,
+    highest: u64,
+    phase: Phase,
+}
+
+impl Driver {
+    /// A view change that keeps the configuration: failover, switchover, hand-over.
+    ///
+    /// `known` are all configurations that the caller knows of; old ones suffice, the answers tell the rest.
+    /// `avoid` is not chosen while another replica has an equal log and can still answer: the primary that hands over.
+    #[must_use]
+    pub fn keep(epoch: Epoch, known: Vec<Configuration>, avoid: Option<Incarnation>) -> Self {
+        Self::new(epoch, Proposal::Keep, known, avoid, false)
+    }
+
+    /// A view change to another configuration.
+    #[must_use]
+    pub fn change(epoch: Epoch, mut known: Vec<Configuration>, target: Configuration) -> Self {
+        known.push(target.clone());
+        Self::new(epoch, Proposal::Change(target), known, None, false)
+    }
+
+    /// The first view change of a group: every member of `target` must answer, and be blank.
+    #[must_use]
+    pub fn bootstrap(epoch: Epoch, target: Configuration) -> Self {
+        Self::new(epoch, Proposal::Change(target.clone()), vec![target], None, true)
+    }
+
+    fn new(epoch: Epoch, proposal: Proposal, known: Vec<Configuration>, avoid: Option<Incarnation>, bootstrap: bool) -> Self {
+        let mut driver = Self {
+            epoch,
+            proposal,
+            bootstrap,
+            avoid,
+            configurations: Vec::new(),
+            asked: BTreeSet::new(),
+            answers: BTreeMap::new(),
+            highest: epoch.number,
+            phase: Phase::Fencing,
+        };
+        for configuration in known {
+            driver.learn(configuration);
+        }
+        driver
+    }
+
+    /// The epoch of this view change.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The highest epoch number seen so far: the next driver takes one above it.
+    #[must_use]
+    pub fn highest_number(&self) -> u64 {
+        self.highest
+    }
+
+    /// Every configuration known by now.
+    #[must_use]
+    pub fn configurations(&self) -> &[Configuration] {
+        &self.configurations
+    }
+
+    /// The replica that was told to serve. None before the fence is complete.
+    #[must_use]
+    pub fn chosen(&self) -> Option<&Member> {
+        match &self.phase {
+            Phase::Activating(member, _) => Some(member),
+            Phase::Fencing | Phase::Finished => None,
+        }
+    }
+
+    /// True once [`DriverEffect::Done`] or [`DriverEffect::Failed`] was given.
+    #[must_use]
+    pub fn finished(&self) -> bool {
+        self.phase == Phase::Finished
+    }
+
+    /// How far the fence is, one item for each configuration known.
+    #[must_use]
+    pub fn progress(&self) -> Vec<FenceProgress> {
+        self.configurations
+            .iter()
+            .map(|configuration| self.progress_in(configuration))
+            .collect()
+    }
+
+    /// The requests that are not answered yet. Call it to start, and again when a connection came back.
+    #[must_use]
+    pub fn requests(&mut self) -> Vec<DriverEffect> {
+        match &self.phase {
+            Phase::Finished => Vec::new(),
+            Phase::Activating(member, request) => vec![DriverEffect::Activate(member.clone(), request.clone())],
+            Phase::Fencing => {
+                self.asked = self.answers.keys().copied().collect();
+                self.ask()
+            }
+        }
+    }
+
+    /// An answer to the fence, from any member, at any time.
+    #[must_use]
+    pub fn on_fence_answer(&mut self, answer: FenceAnswer) -> Vec<DriverEffect> {
+        self.highest = self.highest.max(answer.promised.number);
+        if self.phase != Phase::Fencing {
+            return Vec::new();
+        }
+        // An entry of this very epoch means that an earlier activation of it is under way: it must not be chosen again.
+        if answer.promised != self.epoch || answer.last.epoch >= self.epoch {
+            return self.fail(DriverFailure::Superseded { highest: self.highest });
+        }
+        if self.bootstrap && (answer.last != EntryId::default() || !answer.configurations.is_empty()) {
+            return self.fail(DriverFailure::NotBlank {
+                holder: answer.incarnation,
+                last: answer.last,
+            });
+        }
+        for (_, configuration) in &answer.configurations {
+            self.learn(configuration.clone());
+        }
+        for (_, proposal) in &answer.proposals {
+            if let Proposal::Change(configuration) = proposal {
+                self.learn(configuration.clone());
+            }
+        }
+        self.answers.insert(answer.incarnation, answer);
+        let mut effects = self.ask();
+        effects.extend(self.try_activate(false));
+        effects
+    }
+
+    /// Enough waiting for a better choice than the avoided replica: take it if it is the only one.
+    #[must_use]
+    pub fn settle(&mut self) -> Vec<DriverEffect> {
+        self.try_activate(true)
+    }
+
+    /// The answer of the chosen replica.
+    #[must_use]
+    pub fn on_activate_answer(&mut self, answer: &ActivateAnswer) -> Vec<DriverEffect> {
+        let Phase::Activating(member, request) = &self.phase else {
+            return Vec::new();
+        };
+        if answer.epoch != self.epoch || answer.incarnation != member.incarnation {
+            return Vec::new();
+        }
+        match &answer.outcome {
+            Ok(start) => {
+                let done = ViewChanged {
+                    primary: member.clone(),
+                    start: *start,
+                    configuration: request.configuration.clone(),
+                };
+                self.phase = Phase::Finished;
+                vec![DriverEffect::Done(done)]
+            }
+            Err(ActivateRefusal::Promised(epoch) | ActivateRefusal::Deposed(epoch)) if *epoch > self.epoch => {
+                self.highest = self.highest.max(epoch.number);
+                self.fail(DriverFailure::Superseded { highest: self.highest })
+            }
+            Err(refusal) => {
+                let failure = DriverFailure::Refused {
+                    chosen: member.incarnation,
+                    refusal: refusal.clone(),
+                };
+                self.fail(failure)
+            }
+        }
+    }
+
+    fn learn(&mut self, configuration: Configuration) {
+        if !self.configurations.contains(&configuration) {
+            self.configurations.push(configuration);
+        }
+    }
+
+    fn fail(&mut self, failure: DriverFailure) -> Vec<DriverEffect> {
+        self.phase = Phase::Finished;
+        vec![DriverEffect::Failed(failure)]
+    }
+
+    /// Fences every member that was not asked yet.
+    fn ask(&mut self) -> Vec<DriverEffect> {
+        let request = FenceRequest {
+            epoch: self.epoch,
+            proposal: self.proposal.clone(),
+        };
+        let mut effects = Vec::new();
+        for member in self.configurations.iter().flat_map(Configuration::members) {
+            if self.asked.insert(member.incarnation) {
+                effects.push(DriverEffect::Fence(member.clone(), request.clone()));
+            }
+        }
+        effects
+    }
+
+    fn progress_in(&self, configuration: &Configuration) -> FenceProgress {
+        let quorum = configuration.quorum();
+        let needed = match (&self.proposal, self.bootstrap) {
+            (_, true) => quorum.replicas,
+            (Proposal::Keep, false) => quorum.fence(),
+            (Proposal::Change(_), false) => quorum.fence_for_change(),
+        };
+        let (fenced, missing): (Vec<_>, Vec<_>) = configuration
+            .members()
+            .iter()
+            .cloned()
+            .partition(|m| self.answers.contains_key(&m.incarnation));
+        FenceProgress {
+            quorum,
+            needed,
+            fenced: fenced.into_iter().map(|m| m.incarnation).collect(),
+            missing,
+        }
+    }
+
+    fn try_activate(&mut self, settle: bool) -> Vec<DriverEffect> {
+        if self.phase != Phase::Fencing {
+            return Vec::new();
+        }
+        let progress = self.progress();
+        if progress.is_empty() || progress.iter().any(|p| p.fenced.len() < p.needed as usize) {
+            return Vec::new();
+        }
+        let everybody = progress.iter().all(|p| p.missing.is_empty());
+        let Some((member, last, configuration)) = self.choose() else {
+            return Vec::new();
+        };
+        if Some(member.incarnation) == self.avoid && !everybody && !settle {
+            return Vec::new();
+        }
+        let request = ActivateRequest {
+            epoch: self.epoch,
+            last,
+            configuration,
+        };
+        self.phase = Phase::Activating(member.clone(), request.clone());
+        vec![DriverEffect::Activate(member, request)]
+    }
+
+    /// The undamaged member with the greatest log. None while the greatest log is on a replica that cannot serve:
+    /// a lesser one may miss a committed entry.
+    fn choose(&self) -> Option<(Member, EntryId, Configuration)> {
+        let greatest = self.answers.values().map(|a| a.last).max()?;
+        let mut candidates: Vec<(Member, EntryId, Configuration)> = self
+            .answers
+            .values()
+            .filter(|a| a.last == greatest && !a.damaged)
+            .filter_map(|a| {
+                let configuration = match &self.proposal {
+                    Proposal::Change(target) => target.clone(),
+                    Proposal::Keep => a.configurations.last()?.1.clone(),
+                };
+                let member = configuration.member(a.incarnation)?.clone();
+                Some((member, a.last, configuration))
+            })
+            .collect();
+        candidates.sort_by_key(|(member, ..)| (Some(member.incarnation) == self.avoid, member.ordinal, member.incarnation));
+        candidates.into_iter().next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn incarnation(n: u32) -> Incarnation {
+        Incarnation(Uuid::from_u128(u128::from(n) + 1))
+    }
+
+    fn configuration(members: &[u32], write: u32, read: u32) -> Configuration {
+        let members = members
+            .iter()
+            .map(|&n| Member {
+                incarnation: incarnation(n),
+                ordinal: n,
+                host: format!("node-{n}:7400"),
+            })
+            .collect();
+        Configuration::new(members, write, read).expect("a valid test configuration")
+    }
+
+    fn epoch(number: u64) -> Epoch {
+        Epoch {
+            number,
+            token: number * 10,
+        }
+    }
+
+    fn entry(epoch_number: u64, index: u64) -> EntryId {
+        EntryId {
+            epoch: epoch(epoch_number),
+            index,
+        }
+    }
+
+    fn answer(n: u32, promised: Epoch, last: EntryId, configurations: &[Configuration]) -> FenceAnswer {
+        FenceAnswer {
+            incarnation: incarnation(n),
+            promised,
+            last,
+            commit: 0,
+            damaged: false,
+            configurations: configurations.iter().map(|c| (entry(1, 1), c.clone())).collect(),
+            proposals: Vec::new(),
+        }
+    }
+
+    fn asked(effects: &[DriverEffect]) -> Vec<u32> {
+        effects
+            .iter()
+            .filter_map(|e| if let DriverEffect::Fence(m, _) = e { Some(m.ordinal) } else { None })
+            .collect()
+    }
+
+    #[test]
+    fn a_failover_fences_two_of_three_and_activates_the_greatest_epoch_before_the_greatest_index() {
+        let c = configuration(&[0, 1, 2], 2, 2);
+        let mut driver = Driver::keep(epoch(7), vec![c.clone()], None);
+        assert_eq!(asked(&driver.requests()), [0, 1, 2]);
+        assert_eq!(
+            driver.on_fence_answer(answer(1, epoch(7), entry(2, 900), std::slice::from_ref(&c))),
+            []
+        );
+        let effects = driver.on_fence_answer(answer(2, epoch(7), entry(3, 5), std::slice::from_ref(&c)));
+        let request = ActivateRequest {
+            epoch: epoch(7),
+            last: entry(3, 5),
+            configuration: c.clone(),
+        };
+        assert_eq!(effects, [DriverEffect::Activate(c.members()[2].clone(), request)]);
+        let done = driver.on_activate_answer(&ActivateAnswer {
+            incarnation: incarnation(2),
+            epoch: epoch(7),
+            outcome: Ok(entry(7, 6)),
+        });
+        assert_eq!(
+            done,
+            [DriverEffect::Done(ViewChanged {
+                primary: c.members()[2].clone(),
+                start: entry(7, 6),
+                configuration: c
+            })]
+        );
+    }
+
+    #[test]
+    fn a_higher_promise_supersedes_the_driver_and_tells_the_next_number() {
+        let mut driver = Driver::keep(epoch(7), vec![configuration(&[0, 1, 2], 2, 2)], None);
+        let effects = driver.on_fence_answer(answer(1, epoch(9), entry(3, 5), &[]));
+        assert_eq!(effects, [DriverEffect::Failed(DriverFailure::Superseded { highest: 9 })]);
+        assert!(driver.finished());
+    }
+
+    #[test]
+    fn a_configuration_learned_from_an_answer_is_fenced_too() {
+        let (old, new) = (configuration(&[0, 1, 2], 2, 2), configuration(&[2, 3, 4], 2, 2));
+        let mut driver = Driver::keep(epoch(7), vec![old.clone()], None);
+        let _ = driver.requests();
+        let mut learned = answer(2, epoch(7), entry(3, 5), std::slice::from_ref(&old));
+        learned.proposals.push((epoch(6), Proposal::Change(new)));
+        assert_eq!(asked(&driver.on_fence_answer(learned)), [3, 4]);
+        assert_eq!(
+            driver.on_fence_answer(answer(1, epoch(7), entry(3, 5), std::slice::from_ref(&old))),
+            []
+        );
+        let effects = driver.on_fence_answer(answer(3, epoch(7), EntryId::default(), &[]));
+        assert!(
+            matches!(&effects[..], [DriverEffect::Activate(m, _)] if m.ordinal == 1),
+            "{effects:?}"
+        );
+    }
+
+    #[test]
+    fn a_change_waits_for_more_members_than_a_failover() {
+        let old = configuration(&[0, 1, 2], 3, 1);
+        let target = configuration(&[0, 1, 2], 2, 2);
+        assert_eq!(old.quorum().fence(), 3);
+        let two = configuration(&[0, 1, 2, 3], 3, 2);
+        assert_eq!((two.quorum().fence(), two.quorum().fence_for_change()), (3, 3));
+        let five = configuration(&[0, 1, 2, 3, 4], 4, 4);
+        assert_eq!((five.quorum().fence(), five.quorum().fence_for_change()), (2, 4));
+        let mut driver = Driver::change(epoch(7), vec![five.clone()], target);
+        for n in 0..3 {
+            assert_eq!(
+                driver
+                    .on_fence_answer(answer(n, epoch(7), entry(1, 5), std::slice::from_ref(&five)))
+                    .iter()
+                    .filter(|e| matches!(e, DriverEffect::Activate(..)))
+                    .count(),
+                0
+            );
+        }
+        let effects = driver.on_fence_answer(answer(3, epoch(7), entry(1, 5), std::slice::from_ref(&five)));
+        assert!(effects.iter().any(|e| matches!(e, DriverEffect::Activate(..))));
+    }
+
+    #[test]
+    fn a_bootstrap_needs_every_member_blank() {
+        let c = configuration(&[0, 1, 2], 2, 2);
+        let mut driver = Driver::bootstrap(epoch(1), c.clone());
+        assert_eq!(asked(&driver.requests()), [0, 1, 2]);
+        for n in 0..2 {
+            assert_eq!(driver.on_fence_answer(answer(n, epoch(1), EntryId::default(), &[])), []);
+        }
+        let effects = driver.clone().on_fence_answer(answer(2, epoch(1), EntryId::default(), &[]));
+        assert!(matches!(&effects[..], [DriverEffect::Activate(m, _)] if m.ordinal == 0));
+        let effects = driver.on_fence_answer(answer(2, epoch(1), entry(0, 4), &[c]));
+        assert!(matches!(&effects[..], [DriverEffect::Failed(DriverFailure::NotBlank { .. })]));
+    }
+
+    #[test]
+    fn a_damaged_replica_with_the_greatest_log_blocks_the_choice_until_an_equal_one_answers() {
+        let c = configuration(&[0, 1, 2], 2, 2);
+        let mut driver = Driver::keep(epoch(7), vec![c.clone()], None);
+        let _ = driver.requests();
+        let mut damaged = answer(0, epoch(7), entry(3, 9), std::slice::from_ref(&c));
+        damaged.damaged = true;
+        assert_eq!(driver.on_fence_answer(damaged), []);
+        assert_eq!(
+            driver.on_fence_answer(answer(1, epoch(7), entry(3, 8), std::slice::from_ref(&c))),
+            []
+        );
+        let effects = driver.on_fence_answer(answer(2, epoch(7), entry(3, 9), std::slice::from_ref(&c)));
+        assert!(matches!(&effects[..], [DriverEffect::Activate(m, _)] if m.ordinal == 2));
+    }
+
+    #[test]
+    fn a_hand_over_avoids_the_old_primary_unless_nobody_else_has_its_log() {
+        let c = configuration(&[0, 1, 2], 2, 2);
+        let mut driver = Driver::keep(epoch(7), vec![c.clone()], Some(incarnation(0)));
+        let _ = driver.requests();
+        assert_eq!(
+            driver.on_fence_answer(answer(0, epoch(7), entry(3, 9), std::slice::from_ref(&c))),
+            []
+        );
+        assert_eq!(
+            driver.on_fence_answer(answer(1, epoch(7), entry(3, 8), std::slice::from_ref(&c))),
+            []
+        );
+        let effects = driver.on_fence_answer(answer(2, epoch(7), entry(3, 9), std::slice::from_ref(&c)));
+        assert!(matches!(&effects[..], [DriverEffect::Activate(m, _)] if m.ordinal == 2));
+    }
+}
