@@ -121,8 +121,6 @@ pub enum Mismatch {
     Promised(Epoch),
     /// The member's last entry at or before the append's `prev`: the logs may agree up to here.
     Diverges(EntryId),
-    /// The member cannot go on from its own log (blank ground, damage): only a snapshot helps.
-    NeedsSnapshot,
 }
 
 /// A piece of a snapshot file.
@@ -428,7 +426,6 @@ fn encode_ack(ack: &AppendAck, out: &mut BytesMut) {
             put_epoch(out, id.epoch);
             out.put_u64_le(id.index);
         }
-        Some(Mismatch::NeedsSnapshot) => out.put_u8(3),
     }
 }
 
@@ -446,7 +443,6 @@ fn decode_ack(mut body: Bytes) -> Result<AppendAck, WireError> {
             need(&body, APPEND_ACK, 24)?;
             Some(Mismatch::Diverges(EntryId { epoch: get_epoch(&mut body), index: body.get_u64_le() }))
         }
-        3 => Some(Mismatch::NeedsSnapshot),
         _ => return Err(WireError::Malformed(APPEND_ACK)),
     };
     Ok(AppendAck { epoch, durable, round, mismatch })

@@ -1,0 +1,274 @@
+//! Following: entries in, acknowledgements out.
+
+use super::{Replica, Role};
+use crate::event::{Effect, Session};
+use crate::log_view::LogView;
+use quorate_api::wire::{Append, AppendAck, Mismatch, Reply, SnapshotChunk};
+use quorate_api::{Configuration, Entry, EntryId, Epoch, Incarnation, Position};
+use std::sync::Arc;
+
+/// What a follower knows in the epoch that it has promised.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Follower {
+    /// The primary of the promised epoch, once heard.
+    pub(super) heard: Option<Heard>,
+    /// The log equals the primary's up to here. 0 until the primary of this epoch has shown it.
+    matched: u64,
+    /// Highest read round seen in this epoch.
+    round: u64,
+    /// Entries were written that the primary has no acknowledgement for.
+    owes_ack: bool,
+}
+
+/// The last sign of the primary.
+#[derive(Clone, Debug)]
+pub(super) struct Heard {
+    pub(super) primary: Incarnation,
+    pub(super) session: Session,
+    pub(super) at: u64,
+    pub(super) connected: bool,
+}
+
+impl Replica {
+    /// Whether a message of `epoch` from its primary may be taken; promises the epoch if it is new here.
+    fn hear(&mut self, from: Session, peer: Option<Incarnation>, epoch: Epoch, now: u64, out: &mut Vec<Effect>) -> bool {
+        let Some(primary) = peer else { return false };
+        if epoch < self.hard.promised {
+            return false;
+        }
+        if epoch > self.hard.promised {
+            self.promise(epoch, None, out);
+        }
+        match &mut self.role {
+            // Its own epoch from somebody else: nobody else serves it, so this is noise.
+            Role::Primary(_) => false,
+            Role::Follower(follower) => {
+                follower.heard = Some(Heard {
+                    primary,
+                    session: from,
+                    at: now,
+                    connected: true,
+                });
+                true
+            }
+        }
+    }
+
+    pub(super) fn on_append(&mut self, from: Session, peer: Option<Incarnation>, append: Append, now: u64, out: &mut Vec<Effect>) {
+        let Append {
+            epoch,
+            prev,
+            commit,
+            round,
+            entries,
+        } = append;
+        if !self.hear(from, peer, epoch, now, out) {
+            let mismatch = Some(Mismatch::Promised(self.hard.promised));
+            out.push(Effect::Reply(
+                from,
+                Reply::AppendAck(AppendAck {
+                    epoch,
+                    durable: 0,
+                    round: 0,
+                    mismatch,
+                }),
+            ));
+            return;
+        }
+        let news = self.follower().is_some_and(|follower| round > follower.round);
+        if let Some(follower) = self.follower_mut() {
+            follower.round = follower.round.max(round);
+        }
+        if let Some(mismatch) = self.mismatch(prev) {
+            self.acknowledge(from, Some(mismatch), out);
+            return;
+        }
+        let through = prev.id.index + entries.len() as u64;
+        let fresh = self.take_entries(prev, entries, out);
+        let wrote = !fresh.is_empty();
+        if wrote {
+            for entry in &fresh {
+                self.log.push(Arc::clone(entry));
+            }
+            // The confirmation does not wait for the sync: it says only that the promise is unbroken.
+            if news {
+                self.acknowledge(from, None, out);
+            }
+            out.push(Effect::AppendLog {
+                generation: self.generation,
+                commit: commit.min(through),
+                entries: fresh,
+            });
+        }
+        let last = self.log.last().id.index;
+        let follower = self.follower_mut().expect("hear() leaves a follower");
+        follower.matched = follower.matched.max(through.min(last));
+        let matched = follower.matched;
+        if wrote {
+            follower.owes_ack = true;
+        } else {
+            self.acknowledge(from, None, out);
+        }
+        self.commit_through(commit.min(matched), out);
+    }
+
+    /// Why entries after `prev` cannot be taken; None if they can.
+    fn mismatch(&self, prev: Position) -> Option<Mismatch> {
+        if prev.id.index <= self.commit {
+            return None;
+        }
+        let last = self.log.last();
+        let fits = if prev.id == last.id {
+            prev.chain == last.chain
+        } else {
+            self.log.id_at(prev.id.index) == Some(prev.id)
+        };
+        if fits {
+            return None;
+        }
+        let bound = EntryId {
+            epoch: prev.id.epoch,
+            index: prev.id.index - 1,
+        };
+        match self.log.agreement(bound) {
+            Some(id) => Some(Mismatch::Diverges(id)),
+            None => Some(Mismatch::Diverges(self.log.base().id)),
+        }
+    }
+
+    /// Drops what the log holds already, cuts what differs, and gives what is to be appended.
+    fn take_entries(&mut self, prev: Position, entries: Vec<Arc<Entry>>, out: &mut Vec<Effect>) -> Vec<Arc<Entry>> {
+        let mut before = prev;
+        let mut entries = entries.into_iter().peekable();
+        while let Some(entry) = entries.peek() {
+            let held = entry.id.index <= self.log.base().id.index || self.log.id_at(entry.id.index) == Some(entry.id);
+            if !held {
+                break;
+            }
+            before = entry.position();
+            entries.next();
+        }
+        if entries.peek().is_none() {
+            return Vec::new();
+        }
+        if before.id.index < self.log.last().id.index {
+            self.cut_after(before, out);
+        }
+        let mut fresh = Vec::new();
+        for entry in entries {
+            // A frame whose chain does not hold is not the primary's log: take what came before it.
+            if !entry.follows(before) {
+                break;
+            }
+            before = entry.position();
+            fresh.push(entry);
+        }
+        fresh
+    }
+
+    fn cut_after(&mut self, position: Position, out: &mut Vec<Effect>) {
+        let index = position.id.index;
+        assert!(
+            index >= self.commit,
+            "committed entries are never cut: asked to cut after {index}, committed {}",
+            self.commit
+        );
+        self.log.truncate_after(position);
+        self.generation += 1;
+        self.durable = self.durable.min(index);
+        out.push(Effect::TruncateLog(index));
+        if self.applied > index {
+            self.applied = self.commit;
+            out.push(Effect::Rebuild(self.commit));
+        }
+    }
+
+    pub(super) fn acknowledge_durable(&mut self, out: &mut Vec<Effect>) {
+        let Some(follower) = self.follower_mut() else { return };
+        if !std::mem::take(&mut follower.owes_ack) {
+            return;
+        }
+        if let Some(heard) = &follower.heard
+            && heard.connected
+        {
+            let session = heard.session;
+            self.acknowledge(session, None, out);
+        }
+    }
+
+    fn acknowledge(&self, to: Session, mismatch: Option<Mismatch>, out: &mut Vec<Effect>) {
+        let Some(follower) = self.follower() else { return };
+        let durable = if self.damaged() { 0 } else { self.durable.min(follower.matched) };
+        let ack = AppendAck {
+            epoch: self.hard.promised,
+            durable,
+            round: follower.round,
+            mismatch,
+        };
+        out.push(Effect::Reply(to, Reply::AppendAck(ack)));
+    }
+
+    pub(super) fn on_snapshot_chunk(
+        &mut self,
+        from: Session,
+        peer: Option<Incarnation>,
+        chunk: SnapshotChunk,
+        now: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.hear(from, peer, chunk.epoch, now, out) {
+            out.push(Effect::ReceiveSnapshot(from, chunk));
+        }
+    }
+
+    pub(super) fn on_snapshot_received(
+        &mut self,
+        position: Position,
+        configuration: (EntryId, Configuration),
+        timestamp_millis: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        // Entries held beyond the snapshot may have been acknowledged: a snapshot of a prefix of this log replaces nothing.
+        let held = self.log.id_at(position.id.index) == Some(position.id);
+        if matches!(self.role, Role::Primary(_)) || position.id.index <= self.commit && !self.damaged() || held {
+            return;
+        }
+        self.log = LogView::new(position, Some(configuration), timestamp_millis.max(self.log.clock()));
+        self.generation += 1;
+        self.durable = position.id.index;
+        self.applied = position.id.index;
+        if let Some(follower) = self.follower_mut() {
+            follower.matched = 0;
+            follower.owes_ack = false;
+        }
+        out.push(Effect::InstallSnapshot(position));
+        self.commit = self.commit.min(position.id.index);
+        self.commit_through(position.id.index, out);
+    }
+
+    pub(super) fn on_session_closed(&mut self, session: Session) {
+        if let Some(follower) = self.follower_mut()
+            && let Some(heard) = &mut follower.heard
+            && heard.session == session
+        {
+            heard.connected = false;
+        }
+        if let Role::Primary(primary) = &mut self.role {
+            primary.waiters.retain(|waiter| *waiter != session);
+        }
+    }
+
+    fn follower(&self) -> Option<&Follower> {
+        match &self.role {
+            Role::Follower(follower) => Some(follower),
+            Role::Primary(_) => None,
+        }
+    }
+
+    pub(super) fn follower_mut(&mut self) -> Option<&mut Follower> {
+        match &mut self.role {
+            Role::Follower(follower) => Some(follower),
+            Role::Primary(_) => None,
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! One member of a replication group: follower or primary.
+//!
+//! The way of a write: [`Replica::propose`] appends, [`Replica::flush`] gives the sends to all members and the append
+//! to the own log, acknowledgements and [`Event::LogDurable`] come back through [`Replica::step`], and
+//! [`Replica::commit`] rises. The way of a read: [`Replica::read_barrier`] names a round, `flush` sends it, and the read
+//! may be answered once [`Replica::confirmed_round`] has reached it and `commit` covers what the read saw.
+//!
+//! Invariants, asserted where they are cheap: the promise never falls and is durable before it is told · one
+//! activation per epoch, durable before its first entry leaves · entries are committed only through an entry of the
+//! primary's own epoch · the log is never cut at or below the commit index · a primary that restarts is a follower.
+//!
+//! It does not execute commands, know clients, or decide who should be primary.
+
+mod follower;
+mod primary;
+mod view_change;
+
+use crate::event::{Effect, Event, Session};
+use crate::hard_state::HardState;
+use crate::log_view::LogView;
+use follower::Follower;
+use primary::Primary;
+use quorate_api::wire::Request;
+use quorate_api::{Configuration, EntryId, Epoch, Incarnation, NodeRole, PeerStatus, PrimaryView};
+use std::collections::BTreeMap;
+
+/// Times that the core works by, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// A primary sends to every member at least this often.
+    pub heartbeat_millis: u64,
+    /// What was not acknowledged for so long is taken as lost on the way.
+    pub resend_millis: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            heartbeat_millis: 100,
+            resend_millis: 1000,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Role {
+    Follower(Follower),
+    Primary(Box<Primary>),
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    me: Incarnation,
+    settings: Settings,
+    hard: HardState,
+    log: LogView,
+    /// The log is durable up to here.
+    durable: u64,
+    /// Number of truncations so far.
+    generation: u64,
+    commit: u64,
+    /// The state holds every entry up to here; on a primary that is all of them.
+    applied: u64,
+    /// Dialled connections that stand.
+    links: BTreeMap<Incarnation, Session>,
+    role: Role,
+}
+
+impl Replica {
+    /// A replica as it comes back from its disk: `log` is durable whole, the state holds entries up to `commit`,
+    /// and memory holds those above.
+    #[must_use]
+    pub fn new(me: Incarnation, settings: Settings, hard: HardState, log: LogView, commit: u64) -> Self {
+        let durable = log.last().id.index;
+        assert!(commit <= durable, "the commit index of a restarted replica lies in its log");
+        let role = Role::Follower(Follower::default());
+        Self {
+            me,
+            settings,
+            hard,
+            log,
+            durable,
+            generation: 0,
+            commit,
+            applied: commit,
+            links: BTreeMap::new(),
+            role,
+        }
+    }
+
+    /// Takes one input at a time `now` (milliseconds of any monotonic clock) and adds what is to be done.
+    pub fn step(&mut self, event: Event, now: u64, out: &mut Vec<Effect>) {
+        match event {
+            Event::Request { from, peer, request } => match request {
+                Request::Append(append) => self.on_append(from, peer, append, now, out),
+                Request::SnapshotChunk(chunk) => self.on_snapshot_chunk(from, peer, chunk, now, out),
+                Request::Fence(request) => self.on_fence(from, &request, out),
+                Request::Activate(request) => self.on_activate(from, request, now, out),
+                Request::Watch { .. } | Request::Addresses(_) | Request::HandOver => {}
+            },
+            Event::SessionClosed(session) => self.on_session_closed(session),
+            Event::LinkUp { peer, session } => {
+                self.links.insert(peer, session);
+                self.on_link_up(peer, session, now, out);
+            }
+            Event::LinkDown(session) => {
+                self.links.retain(|_, standing| *standing != session);
+                self.on_link_down(session);
+            }
+            Event::AppendAck { session, ack } => self.on_append_ack(session, ack, now, out),
+            Event::LogDurable { generation, index } => self.on_log_durable(generation, index, out),
+            Event::LogRead { session, read } => self.on_log_read(session, read, now, out),
+            Event::SnapshotDelivered(session) => self.on_snapshot_delivered(session, now, out),
+            Event::SnapshotReceived {
+                position,
+                configuration,
+                timestamp_millis,
+            } => self.on_snapshot_received(position, configuration, timestamp_millis, out),
+            Event::LogTrimmed(base) => {
+                assert!(base.id.index <= self.commit, "only committed entries are trimmed");
+                self.log.trim(base);
+            }
+            Event::Tick => self.on_tick(now, out),
+        }
+    }
+
+    /// This replica.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.me
+    }
+
+    /// Highest epoch promised.
+    #[must_use]
+    pub fn promised(&self) -> Epoch {
+        self.hard.promised
+    }
+
+    /// Last entry of the log.
+    #[must_use]
+    pub fn last(&self) -> EntryId {
+        self.log.last().id
+    }
+
+    /// The log is durable here up to this index.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Every entry up to this index is committed, as far as this replica knows.
+    #[must_use]
+    pub fn commit(&self) -> u64 {
+        self.commit
+    }
+
+    /// The log in memory.
+    #[must_use]
+    pub fn log(&self) -> &LogView {
+        &self.log
+    }
+
+    /// The configuration of the last epoch start in the log, with that entry's name. None on a blank replica.
+    #[must_use]
+    pub fn configuration(&self) -> Option<&(EntryId, Configuration)> {
+        self.log.configurations().last()
+    }
+
+    /// True while the state holds nothing that may still be cut off: a replica may show it to those who asked for stale data.
+    #[must_use]
+    pub fn state_is_committed(&self) -> bool {
+        self.applied <= self.commit
+    }
+
+    /// The part that it plays.
+    #[must_use]
+    pub fn role(&self) -> NodeRole {
+        match &self.role {
+            Role::Primary(primary) if primary.serving => NodeRole::Primary,
+            Role::Primary(_) => NodeRole::Activating,
+            Role::Follower(_) if self.log.last().id.index == 0 => NodeRole::Blank,
+            Role::Follower(_) => NodeRole::Follower,
+        }
+    }
+
+    /// True while clients may be answered by this replica as the primary.
+    #[must_use]
+    pub fn serving(&self) -> bool {
+        matches!(&self.role, Role::Primary(primary) if primary.serving)
+    }
+
+    /// True if entries were found unreadable and not yet made good.
+    #[must_use]
+    pub fn damaged(&self) -> bool {
+        self.hard.unreadable.is_some()
+    }
+
+    /// The primary that this replica follows, itself included.
+    #[must_use]
+    pub fn primary_view(&self, now: u64) -> Option<PrimaryView> {
+        let epoch = self.hard.promised;
+        match &self.role {
+            Role::Primary(_) => Some(PrimaryView {
+                incarnation: self.me,
+                epoch,
+                heard_millis_ago: 0,
+                connected: true,
+            }),
+            Role::Follower(follower) => follower.heard.as_ref().map(|heard| PrimaryView {
+                incarnation: heard.primary,
+                epoch,
+                heard_millis_ago: now.saturating_sub(heard.at),
+                connected: heard.connected,
+            }),
+        }
+    }
+
+    /// What a primary knows of the other members; empty on others.
+    #[must_use]
+    pub fn peers(&self, now: u64) -> Vec<PeerStatus> {
+        match &self.role {
+            Role::Primary(primary) => primary.peer_statuses(now),
+            Role::Follower(_) => Vec::new(),
+        }
+    }
+
+    /// Raises the commit index to `commit` and gives what followers apply.
+    fn commit_through(&mut self, commit: u64, out: &mut Vec<Effect>) {
+        if commit <= self.commit {
+            return;
+        }
+        self.commit = commit;
+        self.log.forget_configurations(commit);
+        if let Some((start, _)) = self.log.configurations().first()
+            && start.index <= commit
+        {
+            let start = *start;
+            self.hard.proposals.retain(|(epoch, _)| *epoch > start.epoch);
+        }
+        self.apply_through(commit, out);
+        let committed = self.log.id_at(commit);
+        if self.hard.unreadable.is_some_and(|lost| committed.is_some_and(|id| id >= lost)) {
+            self.hard.unreadable = None;
+            out.push(Effect::PersistHardState(self.hard.clone()));
+        }
+        self.log.shrink_tail(self.applied.min(self.commit).min(self.durable));
+    }
+
+    /// Gives the entries up to `index` that the state does not hold yet.
+    fn apply_through(&mut self, index: u64, out: &mut Vec<Effect>) {
+        if index <= self.applied {
+            return;
+        }
+        let mut entries = self
+            .log
+            .entries(self.applied, usize::MAX)
+            .expect("entries that are not applied are in memory");
+        entries.truncate(usize::try_from(index - self.applied).expect("fits memory"));
+        self.applied = index;
+        out.push(Effect::Apply(entries));
+    }
+}
