@@ -1,0 +1,347 @@
+//! The benchmark against peers: Quorate, Valkey and etcd as three local processes each, on one disk, one machine and
+//! in one interleaved run. Method and figures: `e2e/BENCHMARKS.md`.
+//!
+//! Absolute figures drift with the machine and the hour; what counts is the ratio within a round, in which every
+//! system runs the same cell right after the other. A system that is not there is left out with its reason.
+
+mod cells;
+pub mod etcd_load;
+pub mod keys;
+pub mod local;
+pub mod measure;
+pub mod packages;
+pub mod peers;
+pub mod process;
+pub mod report;
+pub mod resp;
+pub mod resp_load;
+
+use anyhow::{Context, Result, bail, ensure};
+use cells::{Cell, Effort, cells};
+use local::{LocalCluster, LocalClusterOptions};
+use measure::Measurement;
+use peers::Peer;
+use report::Comparison;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The arguments of `bench`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The store node to measure; without it, one is built in release mode.
+    #[arg(long)]
+    pub node_binary: Option<PathBuf>,
+    /// Where the peers' programs are kept.
+    #[arg(long, env = "QUORATE_CACHE", default_value = "/var/cache/quorate")]
+    pub cache: PathBuf,
+    /// Reports go here, and the servers' data while they run: it must be on a disk, not in memory.
+    #[arg(long, default_value = "target/bench")]
+    pub out: PathBuf,
+    /// The systems to measure.
+    #[arg(long, value_delimiter = ',', default_values_t = [System::Quorate, System::Valkey, System::Etcd])]
+    pub systems: Vec<System>,
+    /// How often every cell is measured.
+    #[arg(long, default_value_t = 5)]
+    pub rounds: u32,
+    /// Measured time of a cell.
+    #[arg(long, default_value_t = 2500)]
+    pub duration_millis: u64,
+    /// Load before that.
+    #[arg(long, default_value_t = 500)]
+    pub warm_up_millis: u64,
+    /// Different keys.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..1_000_000_000_000))]
+    pub keys: u64,
+    /// Length of a value.
+    #[arg(long, default_value_t = 128)]
+    pub value_bytes: usize,
+    /// Only cells whose name contains this.
+    #[arg(long)]
+    pub only: Option<String>,
+    /// One short round in less than a minute: shows that everything runs; its figures say little.
+    #[arg(long)]
+    pub quick: bool,
+}
+
+/// A system under load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum System {
+    /// This project.
+    Quorate,
+    /// Valkey 8.
+    Valkey,
+    /// etcd 3.4.
+    Etcd,
+}
+
+impl std::fmt::Display for System {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Quorate => "quorate",
+            Self::Valkey => "valkey",
+            Self::Etcd => "etcd",
+        })
+    }
+}
+
+/// The systems that run; None where one was not asked for or could not be had.
+struct Servers {
+    quorate: Option<LocalCluster>,
+    valkey: Option<Peer>,
+    etcd: Option<Peer>,
+}
+
+/// Measures every cell in every round, prints the table and writes `report.json` and `report.md`.
+///
+/// Makes its load on threads of its own: the caller may be inside an async runtime.
+///
+/// # Errors
+/// If a system that runs fails under load, or nothing can be measured.
+pub fn run(args: Args) -> Result<()> {
+    std::thread::Builder::new()
+        .name("bench".into())
+        .spawn(move || run_here(&args))?
+        .join()
+        .expect("the benchmark does not panic")
+}
+
+fn run_here(args: &Args) -> Result<()> {
+    let effort = Effort::of(args);
+    ensure!(effort.rounds > 0, "at least one round");
+    let data = args.out.join("data");
+    fs::create_dir_all(&data)?;
+    remove_leftovers(&data)?;
+    let servers = start(args, &data)?;
+    fill(&servers, effort)?;
+    let comparisons = measure_all(args, &servers, effort)?;
+    ensure!(!comparisons.is_empty(), "no cell has something to measure");
+    let table = report::table(&comparisons);
+    println!("\n{table}");
+    let json = args.out.join("report.json");
+    report::write_json(&comparisons, &json)?;
+    fs::write(args.out.join("report.md"), &table)?;
+    println!("written: {}", json.display());
+    Ok(())
+}
+
+/// What an interrupted run left: its processes died with it, its data did not.
+fn remove_leftovers(data: &Path) -> Result<()> {
+    for entry in fs::read_dir(data)? {
+        let entry = entry?;
+        if ["quorate-", "valkey-", "etcd-"]
+            .iter()
+            .any(|prefix| entry.file_name().to_string_lossy().starts_with(prefix))
+        {
+            fs::remove_dir_all(entry.path()).with_context(|| format!("remove {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn start(args: &Args, data: &Path) -> Result<Servers> {
+    let wanted = |system| args.systems.contains(&system);
+    let quorate = if wanted(System::Quorate) {
+        let node_binary = args.node_binary.clone().map_or_else(build_node, Ok)?;
+        Some(LocalCluster::start(LocalClusterOptions::three(node_binary, data.to_owned())).context("start our nodes")?)
+    } else {
+        None
+    };
+    let valkey = wanted(System::Valkey).then(|| {
+        packages::VALKEY
+            .fetch(&args.cache)
+            .and_then(|valkey| peers::start_valkey(&valkey, data))
+    });
+    let etcd = wanted(System::Etcd).then(|| packages::ETCD.fetch(&args.cache).and_then(|etcd| peers::start_etcd(&etcd, data)));
+    Ok(Servers {
+        quorate,
+        valkey: present(valkey, System::Valkey),
+        etcd: present(etcd, System::Etcd),
+    })
+}
+
+/// A peer that cannot be had (no network, no Debian) leaves its rows out, and says why.
+fn present(peer: Option<Result<Peer>>, system: System) -> Option<Peer> {
+    match peer? {
+        Ok(peer) => {
+            eprintln!("{system} {} serves on {}", peer.version, peer.address);
+            Some(peer)
+        }
+        Err(error) => {
+            eprintln!("{system} is left out: {error:#}");
+            None
+        }
+    }
+}
+
+/// Builds the store node as it is shipped and returns its path.
+fn build_node() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(&cargo)
+        .args([
+            "build",
+            "--release",
+            "-p",
+            "quorate-server",
+            "--message-format",
+            "json-render-diagnostics",
+        ])
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("run cargo build")?;
+    if !output.status.success() {
+        bail!("cargo build --release -p quorate-server failed");
+    }
+    let artifacts = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<serde_json::Value>();
+    for artifact in artifacts {
+        let artifact = artifact?;
+        if artifact["target"]["name"] == "quorate-node"
+            && let Some(path) = artifact["executable"].as_str()
+        {
+            return Ok(path.into());
+        }
+    }
+    bail!("quorate-server builds no program quorate-node")
+}
+
+/// Every system holds every key before the first GET.
+fn fill(servers: &Servers, effort: Effort) -> Result<()> {
+    /// etcd groups concurrent puts into one sync: fewer clients would only take longer.
+    const ETCD_FILL_CLIENTS: usize = 100;
+    if let Some(quorate) = &servers.quorate {
+        resp_load::fill(quorate.primary_address()?, effort.keys, effort.value_bytes).context("fill quorate")?;
+    }
+    if let Some(valkey) = &servers.valkey {
+        resp_load::fill(valkey.address, effort.keys, effort.value_bytes).context("fill valkey")?;
+    }
+    if let Some(etcd) = &servers.etcd {
+        etcd_load::fill(etcd.address, ETCD_FILL_CLIENTS, effort.keys, effort.value_bytes).context("fill etcd")?;
+    }
+    Ok(())
+}
+
+/// The runs of one cell, a measurement a round.
+#[derive(Default)]
+struct Runs {
+    quorate: Vec<Measurement>,
+    valkey: Vec<Measurement>,
+    etcd: Vec<Measurement>,
+}
+
+fn measure_all(args: &Args, servers: &Servers, effort: Effort) -> Result<Vec<Comparison>> {
+    let chosen = cells()
+        .into_iter()
+        .filter(|cell| args.only.as_ref().is_none_or(|only| cell.name.contains(only)));
+    let mut cells: Vec<(Cell, Runs)> = chosen.map(|cell| (cell, Runs::default())).collect();
+    for round in 1..=effort.rounds {
+        for (cell, runs) in &mut cells {
+            eprintln!("round {round} of {}: {}", effort.rounds, cell.name);
+            measure(cell, runs, servers, effort).with_context(|| format!("measure {}", cell.name))?;
+        }
+    }
+    Ok(cells.into_iter().flat_map(|(cell, runs)| compare(&cell, runs, servers)).collect())
+}
+
+/// Every system once, one right after the other.
+fn measure(cell: &Cell, runs: &mut Runs, servers: &Servers, effort: Effort) -> Result<()> {
+    if let Some(quorate) = &servers.quorate {
+        runs.quorate
+            .push(resp_load::run(&resp(cell, cell.command, quorate.primary_address()?, effort)).context("quorate")?);
+    }
+    if let (Some(valkey), Some((command, _))) = (&servers.valkey, cell.valkey) {
+        runs.valkey
+            .push(resp_load::run(&resp(cell, command, valkey.address, effort)).context("valkey")?);
+    }
+    if let (Some(etcd), Some(command)) = (&servers.etcd, cell.etcd) {
+        let Effort {
+            rounds: _,
+            warm_up,
+            duration,
+            keys,
+            value_bytes,
+        } = effort;
+        let load = etcd_load::Load {
+            address: etcd.address,
+            command,
+            clients: cell.clients,
+            keys,
+            value_bytes,
+            warm_up,
+            duration,
+        };
+        runs.etcd.push(etcd_load::run(&load).context("etcd")?);
+    }
+    Ok(())
+}
+
+fn resp(cell: &Cell, command: resp_load::Command, address: SocketAddr, effort: Effort) -> resp_load::Load {
+    let Effort {
+        rounds: _,
+        warm_up,
+        duration,
+        keys,
+        value_bytes,
+    } = effort;
+    resp_load::Load {
+        address,
+        command,
+        clients: cell.clients,
+        pipeline: cell.pipeline,
+        keys,
+        value_bytes,
+        warm_up,
+        duration,
+    }
+}
+
+/// A row for each peer that was measured.
+fn compare(cell: &Cell, runs: Runs, servers: &Servers) -> Vec<Comparison> {
+    let row = |ours: &[Measurement], peer: String, theirs: Vec<Measurement>| Comparison {
+        name: cell.name.to_owned(),
+        ours: ours.to_vec(),
+        peer,
+        theirs,
+    };
+    let mut rows = Vec::new();
+    if let (Some(valkey), Some((_, what))) = (&servers.valkey, cell.valkey) {
+        rows.push(row(&runs.quorate, format!("{what} ({})", valkey.version), runs.valkey));
+    }
+    if let (Some(etcd), Some(command)) = (&servers.etcd, cell.etcd) {
+        let what = match command {
+            etcd_load::Command::Put => "etcd put",
+            etcd_load::Command::Range => "etcd range, linearizable",
+        };
+        rows.push(row(&runs.quorate, format!("{what} ({})", etcd.version), runs.etcd));
+    }
+    if rows.is_empty() && !runs.quorate.is_empty() {
+        rows.push(row(&runs.quorate, "none".into(), Vec::new()));
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_cell_without_peers_is_still_a_row() {
+        let mut recorder = measure::Recorder::new(Duration::ZERO, Duration::ZERO);
+        let now = std::time::Instant::now();
+        recorder.advance(now);
+        let measured = recorder.finish(now + Duration::from_secs(1)).unwrap();
+        let servers = Servers {
+            quorate: None,
+            valkey: None,
+            etcd: None,
+        };
+        let runs = Runs {
+            quorate: vec![measured],
+            ..Runs::default()
+        };
+        let rows = compare(&cells()[0], runs, &servers);
+        assert_eq!(rows.len(), 1);
+        assert_eq!((rows[0].peer.as_str(), rows[0].row().ratio), ("none", None));
+    }
+}
