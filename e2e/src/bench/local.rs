@@ -7,6 +7,7 @@
 use super::process::{Process, Spec, free_ports, loopback};
 use super::resp::{Client, Token, write_command};
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Pid;
 use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
@@ -147,6 +148,11 @@ impl LocalCluster {
     #[must_use]
     pub fn nodes(&self) -> &[LocalNode] {
         &self.nodes
+    }
+
+    /// The processes that have not ended.
+    pub fn pids(&self) -> impl Iterator<Item = Pid> {
+        self.nodes.iter().filter_map(|node| node.process.pid())
     }
 
     /// A node, to do something to it.

@@ -16,6 +16,8 @@ pub struct Measurement {
     pub latency: Histogram<u64>,
     /// Share of the time that the generator's thread was on a CPU, from 0 to 1. Near 1 the generator was the limit.
     pub generator_busy: f64,
+    /// The same of the serving process's busiest thread, warm-up included, where somebody looked.
+    pub server_busy: Option<f64>,
 }
 
 impl Measurement {
@@ -85,6 +87,7 @@ impl Recorder {
             per_second: operations_as_float(self.operations) / elapsed,
             latency: self.latency,
             generator_busy: thread_cpu().saturating_sub(cpu).as_secs_f64() / elapsed,
+            server_busy: None,
         })
     }
 }

@@ -5,6 +5,7 @@
 //! system runs the same cell right after the other. A system that is not there is left out with its reason.
 
 mod cells;
+pub mod cpu;
 pub mod etcd_load;
 pub mod keys;
 pub mod local;
@@ -18,14 +19,17 @@ pub mod resp_load;
 
 use anyhow::{Context, Result, bail, ensure};
 use cells::{Cell, Effort, cells};
+use cpu::CpuSample;
 use local::{LocalCluster, LocalClusterOptions};
 use measure::Measurement;
 use peers::Peer;
 use report::Comparison;
+use rustix::process::Pid;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// The arguments of `bench`.
 #[derive(Clone, Debug, clap::Args)]
@@ -246,12 +250,15 @@ fn measure_all(args: &Args, servers: &Servers, effort: Effort) -> Result<Vec<Com
 /// Every system once, one right after the other.
 fn measure(cell: &Cell, runs: &mut Runs, servers: &Servers, effort: Effort) -> Result<()> {
     if let Some(quorate) = &servers.quorate {
+        let primary = &quorate.nodes()[quorate.primary().context("no node serves")?];
+        let load = resp(cell, cell.command, primary.client, effort);
         runs.quorate
-            .push(resp_load::run(&resp(cell, cell.command, quorate.primary_address()?, effort)).context("quorate")?);
+            .push(watched(servers, primary.process.pid(), || resp_load::run(&load)).context("quorate")?);
     }
     if let (Some(valkey), Some((command, _))) = (&servers.valkey, cell.valkey) {
+        let load = resp(cell, command, valkey.address, effort);
         runs.valkey
-            .push(resp_load::run(&resp(cell, command, valkey.address, effort)).context("valkey")?);
+            .push(watched(servers, valkey.pid(), || resp_load::run(&load)).context("valkey")?);
     }
     if let (Some(etcd), Some(command)) = (&servers.etcd, cell.etcd) {
         let Effort {
@@ -270,9 +277,44 @@ fn measure(cell: &Cell, runs: &mut Runs, servers: &Servers, effort: Effort) -> R
             warm_up,
             duration,
         };
-        runs.etcd.push(etcd_load::run(&load).context("etcd")?);
+        runs.etcd
+            .push(watched(servers, etcd.pid(), || etcd_load::run(&load)).context("etcd")?);
     }
     Ok(())
+}
+
+/// Runs a load, once every server is quiet, while looking at the CPU time of the process that serves it.
+fn watched(servers: &Servers, server: Option<Pid>, load: impl FnOnce() -> Result<Measurement>) -> Result<Measurement> {
+    settle(servers);
+    let before = server.map(CpuSample::of);
+    let mut measured = load()?;
+    let after = server.map(CpuSample::of);
+    measured.server_busy = after.zip(before).and_then(|(after, before)| after.busiest_since(&before));
+    Ok(measured)
+}
+
+/// Waits, for a bounded time, until what the last load left behind (syncs, collectors, compactions) is done.
+fn settle(servers: &Servers) {
+    const LOOK_FOR: Duration = Duration::from_millis(100);
+    const LOOKS: usize = 20;
+    /// What three idle etcd members burn for heartbeats stays below this, all processes together.
+    const QUIET: f64 = 0.1;
+    let pids: Vec<Pid> = [
+        servers.quorate.iter().flat_map(LocalCluster::pids).collect::<Vec<_>>(),
+        servers.valkey.iter().chain(&servers.etcd).flat_map(Peer::pids).collect(),
+    ]
+    .concat();
+    for _ in 0..LOOKS {
+        let before: Vec<CpuSample> = pids.iter().map(|&pid| CpuSample::of(pid)).collect();
+        std::thread::sleep(LOOK_FOR);
+        let busy = pids
+            .iter()
+            .zip(&before)
+            .filter_map(|(&pid, before)| CpuSample::of(pid).busiest_since(before));
+        if busy.sum::<f64>() < QUIET {
+            return;
+        }
+    }
 }
 
 fn resp(cell: &Cell, command: resp_load::Command, address: SocketAddr, effort: Effort) -> resp_load::Load {
@@ -323,7 +365,6 @@ fn compare(cell: &Cell, runs: Runs, servers: &Servers) -> Vec<Comparison> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_cell_without_peers_is_still_a_row() {

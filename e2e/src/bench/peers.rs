@@ -5,6 +5,7 @@ use super::packages::Unpacked;
 use super::process::{Process, Spec, free_ports, loopback};
 use super::resp::Client;
 use anyhow::{Context, Result, ensure};
+use rustix::process::Pid;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Write};
@@ -21,12 +22,26 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Peer {
     // Before the directory: fields drop in order.
-    _processes: Vec<Process>,
+    processes: Vec<Process>,
     _dir: TempDir,
+    serving: usize,
     /// The member that serves writes.
     pub address: SocketAddr,
     /// The program's version.
     pub version: String,
+}
+
+impl Peer {
+    /// The process that serves writes.
+    #[must_use]
+    pub fn pid(&self) -> Option<Pid> {
+        self.processes[self.serving].pid()
+    }
+
+    /// All its processes.
+    pub fn pids(&self) -> impl Iterator<Item = Pid> {
+        self.processes.iter().filter_map(Process::pid)
+    }
 }
 
 /// Starts a Valkey primary and two replicas: append-only file, synced at every write, no snapshots, and no rewrite
@@ -73,8 +88,9 @@ pub fn start_valkey(package: &Unpacked, parent: &Path) -> Result<Peer> {
         Ok(())
     })?;
     Ok(Peer {
-        _processes: processes,
+        processes,
         _dir: dir,
+        serving: 0,
         address,
         version: package.version.clone(),
     })
@@ -109,13 +125,17 @@ pub fn start_etcd(package: &Unpacked, parent: &Path) -> Result<Peer> {
         let args = args.into_iter().flat_map(|(flag, value)| [flag.into(), value]).collect();
         processes.push(start(package, &name, args, dir.path())?);
     }
-    let address = processes[0].await_ready(Instant::now() + READY_WITHIN, || {
-        let leader = client_ports.iter().find(|&&port| leads(loopback(port)).unwrap_or(false));
-        leader.map(|&port| loopback(port)).context("no leader yet")
+    let serving = processes[0].await_ready(Instant::now() + READY_WITHIN, || {
+        client_ports
+            .iter()
+            .position(|&port| leads(loopback(port)).unwrap_or(false))
+            .context("no leader yet")
     })?;
+    let address = loopback(client_ports[serving]);
     Ok(Peer {
-        _processes: processes,
+        processes,
         _dir: dir,
+        serving,
         address,
         version: package.version.clone(),
     })

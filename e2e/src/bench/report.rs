@@ -78,25 +78,28 @@ pub fn table(comparisons: &[Comparison]) -> String {
         "operation",
         "ours: 1/s (min–max)",
         "p50 / p99 µs",
+        "generator / server busy",
         "peer",
         "theirs: 1/s (min–max)",
         "p50 / p99 µs",
+        "generator / server busy",
         "ratio",
-        "generator busy",
     ];
     let mut lines = vec![head.map(String::from)];
     for comparison in comparisons {
         let Comparison { name, ours, peer, theirs } = comparison;
         let ratio = comparison.row().ratio.map_or_else(|| "–".into(), |ratio| format!("{ratio:.2}×"));
+        let (name, peer) = (name.clone(), peer.clone());
         lines.push([
-            name.clone(),
+            name,
             rates(ours),
             latencies(ours),
-            peer.clone(),
+            busy(ours),
+            peer,
             rates(theirs),
             latencies(theirs),
+            busy(theirs),
             ratio,
-            busy(ours, theirs),
         ]);
     }
     align(&lines)
@@ -126,12 +129,17 @@ fn latencies(runs: &[Measurement]) -> String {
     }
 }
 
-fn busy(ours: &[Measurement], theirs: &[Measurement]) -> String {
-    let most = |runs: &[Measurement]| match runs.iter().map(|run| run.generator_busy).reduce(f64::max) {
-        Some(share) => format!("{:.0} %", share * 100.0),
-        None => "–".into(),
+/// The highest share of a CPU in any round: near 100 % on the left only, the generator was the limit.
+fn busy(runs: &[Measurement]) -> String {
+    let most = |shares: Vec<f64>| {
+        shares
+            .into_iter()
+            .reduce(f64::max)
+            .map_or_else(|| "–".into(), |share| format!("{:.0} %", share * 100.0))
     };
-    format!("{} / {}", most(ours), most(theirs))
+    let generator = most(runs.iter().map(|run| run.generator_busy).collect());
+    let server = most(runs.iter().filter_map(|run| run.server_busy).collect());
+    format!("{generator} / {server}")
 }
 
 fn align<const N: usize>(lines: &[[String; N]]) -> String {
@@ -159,6 +167,7 @@ mod tests {
             per_second,
             latency,
             generator_busy: 0.4,
+            server_busy: Some(0.9),
         }
     }
 
@@ -203,8 +212,8 @@ mod tests {
         let table = table(&[comparison(&[20_000.0], &[10_000.0]), comparison(&[], &[9000.0])]);
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines.len(), 4);
-        assert!(lines[2].contains("20.0 k (20.0 k–20.0 k)") && lines[2].contains("2.00×") && lines[2].contains("40 % / 40 %"));
-        assert!(lines[3].contains("9000 (9000–9000)") && lines[3].contains("– / 40 %"));
+        assert!(lines[2].contains("20.0 k (20.0 k–20.0 k)") && lines[2].contains("2.00×") && lines[2].contains("40 % / 90 %"));
+        assert!(lines[3].contains("9000 (9000–9000)") && lines[3].contains("– / –"));
         let widths: Vec<usize> = lines.iter().map(|line| line.chars().count()).collect();
         assert!(widths.windows(2).all(|pair| pair[0] == pair[1]), "{table}");
     }
