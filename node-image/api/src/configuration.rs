@@ -20,7 +20,11 @@ impl Quorum {
     #[must_use]
     pub fn majority(replicas: u32) -> Self {
         let half = replicas / 2 + 1;
-        Self { replicas, write: half, read: half }
+        Self {
+            replicas,
+            write: half,
+            read: half,
+        }
     }
 
     /// V_f = V − min(V_w, V_r) + 1: so many members fenced leave neither a write nor a read quorum to the old primary.
@@ -106,7 +110,9 @@ pub enum ConfigurationError {
         read: u32,
     },
     /// Two quorums that need not meet.
-    #[error("quorum write={write} read={read} of {replicas} replicas can lose writes: write + read must be above {replicas}, and 2 * write too")]
+    #[error(
+        "quorum write={write} read={read} of {replicas} replicas can lose writes: write + read must be above {replicas}, and 2 * write too"
+    )]
     NoIntersection {
         /// V.
         replicas: u32,
@@ -144,7 +150,11 @@ impl Configuration {
     /// Its sizes.
     #[must_use]
     pub fn quorum(&self) -> Quorum {
-        Quorum { replicas: u32::try_from(self.members.len()).unwrap_or(u32::MAX), write: self.write, read: self.read }
+        Quorum {
+            replicas: u32::try_from(self.members.len()).unwrap_or(u32::MAX),
+            write: self.write,
+            read: self.read,
+        }
     }
 
     /// Whether `incarnation` counts in this configuration.
@@ -185,7 +195,16 @@ mod tests {
 
     #[test]
     fn a_quorum_that_can_lose_writes_is_refused_with_the_numbers() {
-        let error = Quorum { replicas: 4, write: 2, read: 3 }.validate().unwrap_err();
-        assert_eq!(error.to_string(), "quorum write=2 read=3 of 4 replicas can lose writes: write + read must be above 4, and 2 * write too");
+        let error = Quorum {
+            replicas: 4,
+            write: 2,
+            read: 3,
+        }
+        .validate()
+        .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "quorum write=2 read=3 of 4 replicas can lose writes: write + read must be above 4, and 2 * write too"
+        );
     }
 }

@@ -54,15 +54,26 @@ impl Entry {
     /// The entry that follows `previous`, its chain hash computed.
     #[must_use]
     pub fn next(previous: Position, epoch: Epoch, timestamp_millis: u64, body: EntryBody) -> Self {
-        let id = EntryId { epoch, index: previous.id.index + 1 };
+        let id = EntryId {
+            epoch,
+            index: previous.id.index + 1,
+        };
         let chain = chain_hash(previous.chain, id, timestamp_millis, &body);
-        Self { id, chain, timestamp_millis, body }
+        Self {
+            id,
+            chain,
+            timestamp_millis,
+            body,
+        }
     }
 
     /// Where the log stands after this entry.
     #[must_use]
     pub fn position(&self) -> Position {
-        Position { id: self.id, chain: self.chain }
+        Position {
+            id: self.id,
+            chain: self.chain,
+        }
     }
 
     /// Whether it continues a log that ends at `previous`: next index, epoch not lower, chain hash true.
@@ -126,7 +137,10 @@ impl Entry {
         }
         record.advance(4);
         let kind = record.get_u8();
-        let epoch = Epoch { number: record.get_u64_le(), token: record.get_u64_le() };
+        let epoch = Epoch {
+            number: record.get_u64_le(),
+            token: record.get_u64_le(),
+        };
         let index = record.get_u64_le();
         let chain = record.get_u64_le();
         let timestamp_millis = record.get_u64_le();
@@ -137,7 +151,15 @@ impl Entry {
             _ => return Err(EntryError::Corrupt),
         };
         input.advance(total);
-        Ok((Self { id: EntryId { epoch, index }, chain, timestamp_millis, body }, commit))
+        Ok((
+            Self {
+                id: EntryId { epoch, index },
+                chain,
+                timestamp_millis,
+                body,
+            },
+            commit,
+        ))
     }
 
     /// The whole length of the entry at the front of `input`, from its length field alone.
@@ -145,7 +167,9 @@ impl Entry {
     /// # Errors
     /// [`EntryError::Incomplete`] with fewer than 8 bytes, [`EntryError::Corrupt`] with an impossible length.
     pub fn frame_len(input: &[u8]) -> Result<usize, EntryError> {
-        let Some(field) = input.get(4..8) else { return Err(EntryError::Incomplete) };
+        let Some(field) = input.get(4..8) else {
+            return Err(EntryError::Incomplete);
+        };
         let length = u32::from_le_bytes([field[0], field[1], field[2], field[3]]) as usize;
         if !(HEADER_LEN - 8..=HEADER_LEN - 8 + MAX_BODY_LEN).contains(&length) {
             return Err(EntryError::Corrupt);

@@ -40,7 +40,10 @@ impl Epoch {
     /// The epoch that a driver proposes after the highest number it has seen. `token` is fresh random bits.
     #[must_use]
     pub fn after(highest_number: u64, token: u64) -> Self {
-        Self { number: highest_number + 1, token }
+        Self {
+            number: highest_number + 1,
+            token,
+        }
     }
 }
 

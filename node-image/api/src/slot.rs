@@ -23,7 +23,9 @@ const TABLE: [u16; 256] = {
 /// empty, else the whole key.
 #[must_use]
 pub fn hash_tag(key: &[u8]) -> &[u8] {
-    let Some(open) = key.iter().position(|&b| b == b'{') else { return key };
+    let Some(open) = key.iter().position(|&b| b == b'{') else {
+        return key;
+    };
     match key[open + 1..].iter().position(|&b| b == b'}') {
         Some(length) if length > 0 => &key[open + 1..open + 1 + length],
         _ => key,
@@ -33,7 +35,9 @@ pub fn hash_tag(key: &[u8]) -> &[u8] {
 /// The slot of a key, 0 ≤ slot < [`SLOTS`].
 #[must_use]
 pub fn slot_of(key: &[u8]) -> u16 {
-    let crc = hash_tag(key).iter().fold(0u16, |crc, &byte| (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ byte)]);
+    let crc = hash_tag(key)
+        .iter()
+        .fold(0u16, |crc, &byte| (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ byte)]);
     crc % SLOTS
 }
 

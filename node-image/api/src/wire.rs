@@ -264,7 +264,13 @@ impl Frame for Request {
         match self {
             Self::Append(append) => frame(out, APPEND, |out| encode_append(append, out)),
             Self::SnapshotChunk(chunk) => frame(out, SNAPSHOT_CHUNK, |out| {
-                let SnapshotChunk { epoch, position, total, offset, bytes } = chunk;
+                let SnapshotChunk {
+                    epoch,
+                    position,
+                    total,
+                    offset,
+                    bytes,
+                } = chunk;
                 put_epoch(out, *epoch);
                 put_position(out, *position);
                 out.put_u64_le(*total);
@@ -287,11 +293,19 @@ impl Frame for Request {
                 let epoch = get_epoch(&mut body);
                 let position = get_position(&mut body);
                 let (total, offset) = (body.get_u64_le(), body.get_u64_le());
-                Self::SnapshotChunk(SnapshotChunk { epoch, position, total, offset, bytes: body })
+                Self::SnapshotChunk(SnapshotChunk {
+                    epoch,
+                    position,
+                    total,
+                    offset,
+                    bytes: body,
+                })
             }
             FENCE => Self::Fence(from_json(&body)?),
             ACTIVATE => Self::Activate(from_json(&body)?),
-            WATCH => Self::Watch { interval_millis: from_json(&body)? },
+            WATCH => Self::Watch {
+                interval_millis: from_json(&body)?,
+            },
             ADDRESSES => Self::Addresses(from_json(&body)?),
             HAND_OVER => Self::HandOver,
             other => return Err(WireError::Kind(other)),
@@ -364,7 +378,11 @@ fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
 }
 
 fn need(body: &Bytes, kind: u8, bytes: usize) -> Result<(), WireError> {
-    if body.len() < bytes { Err(WireError::Malformed(kind)) } else { Ok(()) }
+    if body.len() < bytes {
+        Err(WireError::Malformed(kind))
+    } else {
+        Ok(())
+    }
 }
 
 fn put_epoch(out: &mut BytesMut, epoch: Epoch) {
@@ -373,7 +391,10 @@ fn put_epoch(out: &mut BytesMut, epoch: Epoch) {
 }
 
 fn get_epoch(body: &mut Bytes) -> Epoch {
-    Epoch { number: body.get_u64_le(), token: body.get_u64_le() }
+    Epoch {
+        number: body.get_u64_le(),
+        token: body.get_u64_le(),
+    }
 }
 
 fn put_position(out: &mut BytesMut, position: Position) {
@@ -384,11 +405,23 @@ fn put_position(out: &mut BytesMut, position: Position) {
 
 fn get_position(body: &mut Bytes) -> Position {
     let epoch = get_epoch(body);
-    Position { id: EntryId { epoch, index: body.get_u64_le() }, chain: body.get_u64_le() }
+    Position {
+        id: EntryId {
+            epoch,
+            index: body.get_u64_le(),
+        },
+        chain: body.get_u64_le(),
+    }
 }
 
 fn encode_append(append: &Append, out: &mut BytesMut) {
-    let Append { epoch, prev, commit, round, entries } = append;
+    let Append {
+        epoch,
+        prev,
+        commit,
+        round,
+        entries,
+    } = append;
     put_epoch(out, *epoch);
     put_position(out, *prev);
     out.put_u64_le(*commit);
@@ -407,11 +440,22 @@ fn decode_append(mut body: Bytes) -> Result<Append, WireError> {
     while !body.is_empty() {
         entries.push(Arc::new(Entry::decode(&mut body)?.0));
     }
-    Ok(Append { epoch, prev, commit, round, entries })
+    Ok(Append {
+        epoch,
+        prev,
+        commit,
+        round,
+        entries,
+    })
 }
 
 fn encode_ack(ack: &AppendAck, out: &mut BytesMut) {
-    let AppendAck { epoch, durable, round, mismatch } = ack;
+    let AppendAck {
+        epoch,
+        durable,
+        round,
+        mismatch,
+    } = ack;
     put_epoch(out, *epoch);
     out.put_u64_le(*durable);
     out.put_u64_le(*round);
@@ -441,9 +485,17 @@ fn decode_ack(mut body: Bytes) -> Result<AppendAck, WireError> {
         }
         2 => {
             need(&body, APPEND_ACK, 24)?;
-            Some(Mismatch::Diverges(EntryId { epoch: get_epoch(&mut body), index: body.get_u64_le() }))
+            Some(Mismatch::Diverges(EntryId {
+                epoch: get_epoch(&mut body),
+                index: body.get_u64_le(),
+            }))
         }
         _ => return Err(WireError::Malformed(APPEND_ACK)),
     };
-    Ok(AppendAck { epoch, durable, round, mismatch })
+    Ok(AppendAck {
+        epoch,
+        durable,
+        round,
+        mismatch,
+    })
 }
