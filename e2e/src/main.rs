@@ -1,0 +1,22 @@
+//! `quorate-e2e`: one program for everything that looks at the system from outside. This file only wires.
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "quorate-e2e", version, about = "Measures and tests a whole Quorate system")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measures replicated writes and linearizable reads against Valkey and etcd, interleaved in one run.
+    Bench(quorate_e2e::bench::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Bench(args) => quorate_e2e::bench::run(args),
+    }
+}
