@@ -1,0 +1,55 @@
+//! What a node keeps on its volume: the log, the superblock, and the lock that keeps a second process out.
+//!
+//! Synchronous file operations with no retry: a caller whose sync failed ends the process.
+
+mod lock;
+mod log;
+mod recovery;
+mod superblock;
+
+pub use lock::DirectoryLock;
+pub use log::{Log, LogOptions, LogReader, Piece};
+pub use recovery::{Damage, Recovered};
+pub use superblock::Superblock;
+
+use std::io;
+use std::path::Path;
+
+/// Why storage cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The system refused.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried, with the path.
+        what: String,
+        /// The refusal.
+        source: io::Error,
+    },
+    /// Bytes are not what was written.
+    #[error("{0}")]
+    Corrupt(String),
+    /// Another process uses the directory.
+    #[error("{0} is used by another process: stop it, or give this node a directory of its own")]
+    Locked(String),
+}
+
+/// Adds what was tried to an I/O error.
+trait Tried<T> {
+    fn tried(self, what: &str, path: &Path) -> Result<T, StorageError>;
+}
+
+impl<T, E: Into<io::Error>> Tried<T> for Result<T, E> {
+    fn tried(self, what: &str, path: &Path) -> Result<T, StorageError> {
+        self.map_err(|source| StorageError::Io {
+            what: format!("{what} {}", path.display()),
+            source: source.into(),
+        })
+    }
+}
+
+fn sync_directory(path: &Path) -> Result<(), StorageError> {
+    std::fs::File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .tried("sync directory", path)
+}
