@@ -1,5 +1,5 @@
 //! Tests and measurements of the whole system.
 //!
-//! [`bench`] measures a group of nodes on one machine against Valkey and etcd in the same, interleaved run.
+//! [`mod@bench`] measures a group of nodes on one machine against Valkey and etcd in the same, interleaved run.
 
 pub mod bench;
