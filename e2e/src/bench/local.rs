@@ -255,7 +255,7 @@ fn start_node(options: &LocalClusterOptions, dir: &Path, store: Uuid, ordinal: u
     let process = Process::start(Spec {
         name,
         program: options.node_binary.clone(),
-        args: Vec::new(),
+        args: vec!["serve".into()],
         env,
         log,
     })?;

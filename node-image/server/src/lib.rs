@@ -1,6 +1,15 @@
 //! A store node: the runtime around the replication core.
 //!
-//! [`storage`] keeps what must survive; [`runtime`] joins it, the sockets and the core on one thread.
+//! [`resp`] reads what clients send, [`command`] executes it on the [`keyspace`]; [`storage`] keeps what must survive;
+//! [`runtime`] joins them with the sockets and the replication core on one thread; [`start`] brings a node up from its volume and down
+//! again; [`drive`] runs view changes that a node or, with the [`tools`], a person asks for.
 
+pub mod command;
+pub mod config;
+pub mod drive;
+pub mod keyspace;
+pub mod resp;
 pub mod runtime;
+pub mod start;
 pub mod storage;
+pub mod tools;

@@ -196,6 +196,18 @@ impl Replica {
         self.hard.unreadable.is_some()
     }
 
+    /// Whether a connection to that member stands, dialled by this replica.
+    #[must_use]
+    pub fn linked(&self, member: Incarnation) -> bool {
+        self.links.contains_key(&member)
+    }
+
+    /// Number of members that a connection stands to.
+    #[must_use]
+    pub fn link_count(&self) -> usize {
+        self.links.len()
+    }
+
     /// The primary that this replica follows, itself included.
     #[must_use]
     pub fn primary_view(&self, now: u64) -> Option<PrimaryView> {

@@ -38,7 +38,11 @@ pub async fn read_frame<F: Frame>(read: &mut OwnedReadHalf, buffer: &mut BytesMu
     }
 }
 
-async fn write_frame(write: &mut OwnedWriteHalf, frame: &impl Frame) -> anyhow::Result<()> {
+/// Writes one frame.
+///
+/// # Errors
+/// When the connection ends.
+pub async fn write_frame(write: &mut OwnedWriteHalf, frame: &impl Frame) -> anyhow::Result<()> {
     let mut bytes = BytesMut::new();
     frame.encode(&mut bytes);
     write.write_all(&bytes).await?;

@@ -1,4 +1,66 @@
-//! The parts that do I/O for the core: connections of the replica protocol, and the thread that writes the primary's log.
+//! The runtime: one thread that joins the core, the sockets and the storage, and a second that syncs the primary's log.
+//!
+//! The way of a write: [`clients`] executes it and waits; the flusher gives what gathered to the core and to the peers
+//! ([`node`]); acknowledgements ([`peers`]) and the own sync ([`log_thread`]) raise the commit index; the client is answered.
 
+pub mod clients;
 pub mod connection;
+pub mod http;
 pub mod log_thread;
+pub mod node;
+pub mod peers;
+
+use node::Node;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// The core's clock ticks this often.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What the tasks of the node's thread share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The node. Never borrowed across an await.
+    pub node: RefCell<Node>,
+    /// Something waits for the flusher.
+    pub dirty: Notify,
+    clients: Cell<u64>,
+}
+
+impl Shared {
+    /// Shares a node.
+    #[must_use]
+    pub fn new(node: Node) -> Rc<Self> {
+        Rc::new(Self {
+            node: RefCell::new(node),
+            dirty: Notify::new(),
+            clients: Cell::new(0),
+        })
+    }
+
+    /// A number for a client, given once.
+    fn next_client(&self) -> u64 {
+        self.clients.set(self.clients.get() + 1);
+        self.clients.get()
+    }
+}
+
+/// Proposes and sends what gathered. It runs after the connections that were ready, so that all of them share one entry.
+pub async fn flush(shared: Rc<Shared>) {
+    loop {
+        shared.dirty.notified().await;
+        shared.node.borrow_mut().flush();
+    }
+}
+
+/// Ticks the core.
+pub async fn tick(shared: Rc<Shared>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        shared.node.borrow_mut().tick();
+    }
+}

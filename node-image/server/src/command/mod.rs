@@ -1,0 +1,222 @@
+//! Commands: looked up, checked, executed on the key space, and their replies printed.
+//!
+//! The way of a command: [`execute`] finds it in the [`table`], checks arity, authentication, slot and owner, queues it
+//! inside MULTI, or runs its handler. A handler reads and changes the key space and writes its reply; what it changed
+//! is in the effects of the pending log entry. The [`Outcome`] says what has to be true before the reply may leave:
+//! nothing, a confirmed read, or a committed write. Waiting for that is the caller's part.
+//!
+//! Nothing here does I/O or reads a clock.
+
+mod call;
+mod cluster;
+mod connection;
+mod expiry;
+mod info;
+mod keys;
+mod session;
+mod strings;
+mod table;
+mod transaction;
+mod view;
+
+pub use session::ClientSession;
+pub use view::{NodeEndpoint, NodeView};
+
+use crate::keyspace::Keyspace;
+use crate::resp::Writer;
+use bytes::{Bytes, BytesMut};
+use call::{Call, Refusal};
+use quorate_api::slot::slot_of;
+use table::{Command, Kind};
+
+/// What commands work on.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The state, the pending changes included.
+    pub keyspace: &'a mut Keyspace,
+    /// Effects of the pending log entry.
+    pub effects: &'a mut BytesMut,
+    /// Now, in milliseconds since the Unix epoch.
+    pub clock_millis: u64,
+    /// The index that the pending entry will have.
+    pub pending_index: u64,
+    /// The node as commands see it.
+    pub view: &'a NodeView,
+    /// What clients have to prove.
+    pub password: Option<&'a str>,
+}
+
+/// What has to be true before a reply may leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Nothing: it says nothing of the state, or the client asked for stale data.
+    Immediate,
+    /// This node was still the primary after the command arrived, and what it saw is committed.
+    Read,
+    /// What it wrote is committed.
+    Write,
+}
+
+/// See [`execute`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What the reply waits for.
+    pub class: Class,
+    /// Log index that must be committed first; 0 for none.
+    pub wait_index: u64,
+    /// The connection ends after this reply.
+    pub close: bool,
+}
+
+impl Outcome {
+    const IMMEDIATE: Self = Self {
+        class: Class::Immediate,
+        wait_index: 0,
+        close: false,
+    };
+}
+
+/// Executes one command and appends its reply to `out`.
+pub fn execute(context: &mut Context<'_>, session: &mut ClientSession, args: &[Bytes], out: &mut BytesMut) -> Outcome {
+    let begin = out.len();
+    let result = match table::find(args) {
+        Ok(command) => dispatch(command, context, session, args, out),
+        Err(refusal) => {
+            session.abort_transaction();
+            Err(refusal)
+        }
+    };
+    let mut outcome = result.unwrap_or_else(|refusal| {
+        out.truncate(begin);
+        Writer::new(out, session.version).error(&refusal);
+        Outcome::IMMEDIATE
+    });
+    outcome.close |= session.closing;
+    if session.take_silence() {
+        out.truncate(begin);
+    }
+    outcome
+}
+
+/// The reply in place of one that may not be given any more, because this node was deposed, or the commit took too long.
+///
+/// `CLUSTERDOWN`: the command did not change anything; it may be sent again. `UNKNOWN`: it may have taken effect or may
+/// still; whoever needs to know has to read.
+pub fn failed_reply(class: Class, out: &mut BytesMut) {
+    out.extend_from_slice(match class {
+        Class::Immediate | Class::Read => {
+            b"-CLUSTERDOWN This node cannot confirm that it is the primary. The command changed nothing: send it again\r\n"
+        }
+        Class::Write => {
+            b"-UNKNOWN The write was not confirmed in time. It may have taken effect or may still: read before you repeat it\r\n"
+        }
+    });
+}
+
+fn dispatch(
+    command: &'static Command,
+    context: &mut Context<'_>,
+    session: &mut ClientSession,
+    args: &[Bytes],
+    out: &mut BytesMut,
+) -> Result<Outcome, Refusal> {
+    if context.password.is_some() && !session.authenticated && !command.before_auth {
+        return Err("NOAUTH Authentication required.".into());
+    }
+    let admitted = admit(command, context, session, args);
+    if session.in_transaction() && !command.ends_queueing {
+        return match admitted {
+            Ok(slot) => session.queue(command, args, slot, out).map(|()| Outcome::IMMEDIATE),
+            Err(refusal) => {
+                session.abort_transaction();
+                Err(refusal)
+            }
+        };
+    }
+    let slot = admitted?;
+    run(command, context, session, args, slot, out)
+}
+
+/// The slot of the command's keys, if this node may execute it now.
+fn admit(command: &Command, context: &Context<'_>, session: &ClientSession, args: &[Bytes]) -> Result<Option<u16>, Refusal> {
+    let slot = match command.keys.positions(args) {
+        Some(mut positions) => {
+            let slot = positions.next().map(|at| slot_of(&args[at]));
+            if positions.any(|at| Some(slot_of(&args[at])) != slot) {
+                return Err("CROSSSLOT Keys in request don't hash to the same slot".into());
+            }
+            slot
+        }
+        None => None,
+    };
+    if command.kind == Kind::Plain {
+        return Ok(slot);
+    }
+    let view = context.view;
+    let stale = command.kind == Kind::Read && session.readonly && view.stale_reads;
+    if !view.serving && !stale {
+        return Err(view.elsewhere(slot.unwrap_or(0)).into());
+    }
+    if command.grows && view.max_memory > 0 && context.keyspace.memory_bytes() >= view.max_memory {
+        return Err("OOM command not allowed when used memory > 'maxmemory'.".into());
+    }
+    Ok(slot)
+}
+
+fn run(
+    command: &'static Command,
+    context: &mut Context<'_>,
+    session: &mut ClientSession,
+    args: &[Bytes],
+    slot: Option<u16>,
+    out: &mut BytesMut,
+) -> Result<Outcome, Refusal> {
+    let before = context.effects.len();
+    let (serving, version) = (context.view.serving, session.version);
+    let begin = out.len();
+    let mut call = Call {
+        context,
+        session,
+        command,
+        args,
+        slot: slot.unwrap_or(0),
+        reply: Writer::new(out, version),
+        class: None,
+    };
+    let result = (command.run)(&mut call);
+    let class = call.class;
+    if let Err(refusal) = result {
+        // A refusal may depend on the state as much as a reply does: it waits like one.
+        out.truncate(begin);
+        Writer::new(out, version).error(&refusal);
+    } else if let Some(outcome) = class {
+        return Ok(outcome);
+    }
+    let close = false;
+    Ok(match command.kind {
+        Kind::Plain => Outcome::IMMEDIATE,
+        Kind::Read | Kind::Write if !serving => Outcome::IMMEDIATE,
+        Kind::Write if context.effects.len() > before => {
+            session.last_write = context.pending_index;
+            Outcome {
+                class: Class::Write,
+                wait_index: context.pending_index,
+                close,
+            }
+        }
+        Kind::Read | Kind::Write => Outcome {
+            class: Class::Read,
+            wait_index: seen(context, slot),
+            close,
+        },
+    })
+}
+
+/// The log index of the last change that a reader of `slot`, or of everything, has seen.
+fn seen(context: &Context<'_>, slot: Option<u16>) -> u64 {
+    match slot {
+        Some(slot) => context.keyspace.last_write(slot),
+        None if context.effects.is_empty() => context.pending_index - 1,
+        None => context.pending_index,
+    }
+}

@@ -1,0 +1,317 @@
+//! Strings: the value of a key as bytes, or as a number.
+
+use super::call::{Call, Done, MAX_STRING, NOT_A_FLOAT, NOT_AN_INTEGER, Refusal, SYNTAX, parse_float, parse_integer};
+use super::expiry::{Unit, deadline};
+use crate::keyspace::NEVER;
+use bytes::Bytes;
+
+const TOO_LONG: Refusal = Refusal::Borrowed("ERR string exceeds maximum allowed size (16 MiB)");
+
+pub(super) fn get(call: &mut Call<'_, '_>) -> Done {
+    // Not through `string`: the reply and the value are borrowed at the same time on the hottest way there is.
+    let item = call.context.keyspace.get(call.slot, &call.args[1], call.context.clock_millis);
+    match item.map(|item| &item.value) {
+        Some(crate::keyspace::Value::String(bytes)) => call.reply.bulk(bytes),
+        None => call.reply.null(),
+    }
+    Ok(())
+}
+
+/// Replies with the old value of a key that is about to change.
+fn reply_old(call: &mut Call<'_, '_>, key: &[u8]) {
+    let old = call.string(key).map(Bytes::copy_from_slice);
+    call.reply.bulk_or_null(old.as_deref());
+}
+
+#[derive(Debug, Default)]
+struct SetOptions {
+    only_if: Option<OnlyIf>,
+    get: bool,
+    keep_ttl: bool,
+    expiry: Option<u64>,
+}
+
+#[derive(Debug)]
+enum OnlyIf {
+    Absent,
+    Present,
+    Equal(Bytes),
+}
+
+fn set_options(call: &Call<'_, '_>) -> Result<SetOptions, Refusal> {
+    let mut options = SetOptions::default();
+    let mut at = 3;
+    while at < call.args.len() {
+        let word = call.word(at);
+        match word.as_str() {
+            "NX" | "XX" | "IFEQ" if options.only_if.is_some() => return Err(SYNTAX),
+            "NX" => options.only_if = Some(OnlyIf::Absent),
+            "XX" => options.only_if = Some(OnlyIf::Present),
+            "IFEQ" => {
+                at += 1;
+                options.only_if = Some(OnlyIf::Equal(call.args.get(at).ok_or(SYNTAX)?.clone()));
+            }
+            "GET" => options.get = true,
+            "KEEPTTL" | "EX" | "PX" | "EXAT" | "PXAT" if options.keep_ttl || options.expiry.is_some() => return Err(SYNTAX),
+            "KEEPTTL" => options.keep_ttl = true,
+            "EX" | "PX" | "EXAT" | "PXAT" => {
+                at += 1;
+                if at >= call.args.len() {
+                    return Err(SYNTAX);
+                }
+                options.expiry = Some(positive_deadline(call, call.integer(at)?, Unit::of_option(&word))?);
+            }
+            _ => return Err(SYNTAX),
+        }
+        at += 1;
+    }
+    Ok(options)
+}
+
+/// For commands that refuse a time of zero or less.
+fn positive_deadline(call: &Call<'_, '_>, value: i64, unit: Unit) -> Result<u64, Refusal> {
+    let invalid = || Refusal::from(format!("ERR invalid expire time in '{}' command", call.command.name));
+    if value <= 0 {
+        return Err(invalid());
+    }
+    deadline(value, unit, call.now()).ok_or_else(invalid)
+}
+
+pub(super) fn set(call: &mut Call<'_, '_>) -> Done {
+    if call.args.len() == 3 {
+        check_length(call.args[2].len())?;
+        call.put(&call.args[1], &call.args[2], NEVER);
+        call.reply.ok();
+        return Ok(());
+    }
+    let options = set_options(call)?;
+    let (key, value) = (&call.args[1], &call.args[2]);
+    check_length(value.len())?;
+    let current = call.item(key).map(|item| item.expiry);
+    let holds = match &options.only_if {
+        None => true,
+        Some(OnlyIf::Absent) => current.is_none(),
+        Some(OnlyIf::Present) => current.is_some(),
+        Some(OnlyIf::Equal(expected)) => call.string(key) == Some(expected),
+    };
+    if options.get {
+        reply_old(call, key);
+    } else if holds {
+        call.reply.ok();
+    } else {
+        call.reply.null();
+    }
+    if holds {
+        let kept = if options.keep_ttl { current } else { None };
+        call.put(key, value, options.expiry.or(kept).unwrap_or(NEVER));
+    }
+    Ok(())
+}
+
+fn check_length(length: usize) -> Done {
+    if length > MAX_STRING { Err(TOO_LONG) } else { Ok(()) }
+}
+
+pub(super) fn setnx(call: &mut Call<'_, '_>) -> Done {
+    let absent = call.item(&call.args[1]).is_none();
+    if absent {
+        call.put(&call.args[1], &call.args[2], NEVER);
+    }
+    call.reply.integer(i64::from(absent));
+    Ok(())
+}
+
+pub(super) fn setex(call: &mut Call<'_, '_>) -> Done {
+    set_with_time(call, Unit::Seconds)
+}
+
+pub(super) fn psetex(call: &mut Call<'_, '_>) -> Done {
+    set_with_time(call, Unit::Millis)
+}
+
+fn set_with_time(call: &mut Call<'_, '_>, unit: Unit) -> Done {
+    let expiry = positive_deadline(call, call.integer(2)?, unit)?;
+    call.put(&call.args[1], &call.args[3], expiry);
+    call.reply.ok();
+    Ok(())
+}
+
+pub(super) fn getset(call: &mut Call<'_, '_>) -> Done {
+    reply_old(call, &call.args[1]);
+    call.put(&call.args[1], &call.args[2], NEVER);
+    Ok(())
+}
+
+pub(super) fn getdel(call: &mut Call<'_, '_>) -> Done {
+    reply_old(call, &call.args[1]);
+    call.delete(&call.args[1]);
+    Ok(())
+}
+
+pub(super) fn getex(call: &mut Call<'_, '_>) -> Done {
+    let word = call.word(2);
+    let expiry = match (word.as_str(), call.args.len()) {
+        ("", 2) => None,
+        ("PERSIST", 3) => Some(NEVER),
+        ("EX" | "PX" | "EXAT" | "PXAT", 4) => Some(positive_deadline(call, call.integer(3)?, Unit::of_option(&word))?),
+        _ => return Err(SYNTAX),
+    };
+    reply_old(call, &call.args[1]);
+    let current = call.item(&call.args[1]).map(|item| item.expiry);
+    if let (Some(expiry), Some(current)) = (expiry, current)
+        && expiry != current
+    {
+        call.set_expiry(&call.args[1], expiry);
+    }
+    Ok(())
+}
+
+pub(super) fn mget(call: &mut Call<'_, '_>) -> Done {
+    call.reply.array(call.args.len() - 1);
+    for key in &call.args[1..] {
+        reply_old(call, key);
+    }
+    Ok(())
+}
+
+fn pairs<'a>(call: &Call<'a, '_>) -> Result<std::slice::ChunksExact<'a, Bytes>, Refusal> {
+    let args = &call.args[1..];
+    if args.len() % 2 == 1 {
+        return Err(call.wrong_arguments());
+    }
+    Ok(args.chunks_exact(2))
+}
+
+pub(super) fn mset(call: &mut Call<'_, '_>) -> Done {
+    for pair in pairs(call)? {
+        call.put(&pair[0], &pair[1], NEVER);
+    }
+    call.reply.ok();
+    Ok(())
+}
+
+pub(super) fn msetnx(call: &mut Call<'_, '_>) -> Done {
+    let mut keys = pairs(call)?;
+    let absent = keys.all(|pair| call.item(&pair[0]).is_none());
+    if absent {
+        for pair in pairs(call)? {
+            call.put(&pair[0], &pair[1], NEVER);
+        }
+    }
+    call.reply.integer(i64::from(absent));
+    Ok(())
+}
+
+/// The value and expiry that an update starts from.
+fn current(call: &Call<'_, '_>, key: &[u8]) -> (Vec<u8>, u64) {
+    let expiry = call.item(key).map_or(NEVER, |item| item.expiry);
+    (call.string(key).map(<[u8]>::to_vec).unwrap_or_default(), expiry)
+}
+
+pub(super) fn append(call: &mut Call<'_, '_>) -> Done {
+    let (mut value, expiry) = current(call, &call.args[1]);
+    check_length(value.len() + call.args[2].len())?;
+    value.extend_from_slice(&call.args[2]);
+    call.put(&call.args[1], &value, expiry);
+    call.reply.count(value.len());
+    Ok(())
+}
+
+pub(super) fn strlen(call: &mut Call<'_, '_>) -> Done {
+    let length = call.string(&call.args[1]).map_or(0, <[u8]>::len);
+    call.reply.count(length);
+    Ok(())
+}
+
+pub(super) fn getrange(call: &mut Call<'_, '_>) -> Done {
+    let (start, end) = (call.integer(2)?, call.integer(3)?);
+    let piece = call
+        .string(&call.args[1])
+        .map(|value| Bytes::copy_from_slice(range(value, start, end)));
+    call.reply.bulk(&piece.unwrap_or_default());
+    Ok(())
+}
+
+/// Both ends belong to it; negative ones count from the end.
+fn range(value: &[u8], start: i64, end: i64) -> &[u8] {
+    let length = i64::try_from(value.len()).unwrap_or(i64::MAX);
+    let place = |at: i64| if at < 0 { at.saturating_add(length).max(0) } else { at };
+    if start < 0 && end < 0 && start > end {
+        return &[];
+    }
+    let (start, end) = (place(start), place(end).min(length - 1));
+    if start > end || length == 0 {
+        return &[];
+    }
+    &value[start as usize..=end as usize]
+}
+
+pub(super) fn setrange(call: &mut Call<'_, '_>) -> Done {
+    let offset = usize::try_from(call.integer(2)?).map_err(|_| Refusal::Borrowed("ERR offset is out of range"))?;
+    let (mut value, expiry) = current(call, &call.args[1]);
+    let piece = &call.args[3];
+    if piece.is_empty() {
+        call.reply.count(value.len());
+        return Ok(());
+    }
+    let end = offset.saturating_add(piece.len());
+    check_length(end)?;
+    value.resize(value.len().max(end), 0);
+    value[offset..end].copy_from_slice(piece);
+    call.put(&call.args[1], &value, expiry);
+    call.reply.count(value.len());
+    Ok(())
+}
+
+pub(super) fn incr(call: &mut Call<'_, '_>) -> Done {
+    add(call, 1)
+}
+
+pub(super) fn decr(call: &mut Call<'_, '_>) -> Done {
+    add(call, -1)
+}
+
+pub(super) fn incrby(call: &mut Call<'_, '_>) -> Done {
+    add(call, call.integer(2)?)
+}
+
+pub(super) fn decrby(call: &mut Call<'_, '_>) -> Done {
+    let decrement = call.integer(2)?;
+    add(call, decrement.checked_neg().ok_or("ERR decrement would overflow")?)
+}
+
+fn add(call: &mut Call<'_, '_>, increment: i64) -> Done {
+    let (value, expiry) = match call.item(&call.args[1]) {
+        Some(item) => {
+            let expiry = item.expiry;
+            (
+                parse_integer(call.string(&call.args[1]).unwrap_or_default()).ok_or(NOT_AN_INTEGER)?,
+                expiry,
+            )
+        }
+        None => (0, NEVER),
+    };
+    let sum = value.checked_add(increment).ok_or("ERR increment or decrement would overflow")?;
+    call.put(&call.args[1], itoa::Buffer::new().format(sum).as_bytes(), expiry);
+    call.reply.integer(sum);
+    Ok(())
+}
+
+pub(super) fn incrbyfloat(call: &mut Call<'_, '_>) -> Done {
+    let increment = parse_float(&call.args[2]).ok_or(NOT_A_FLOAT)?;
+    let (text, expiry) = current(call, &call.args[1]);
+    let value = if text.is_empty() && call.item(&call.args[1]).is_none() {
+        0.0
+    } else {
+        parse_float(&text).ok_or(NOT_A_FLOAT)?
+    };
+    let sum = value + increment;
+    if !sum.is_finite() {
+        return Err("ERR increment would produce NaN or Infinity".into());
+    }
+    // The shortest text that reads back as the same number: what became of it is in the effect, so replicas agree.
+    let text = format!("{sum}");
+    call.put(&call.args[1], text.as_bytes(), expiry);
+    call.reply.bulk(text.as_bytes());
+    Ok(())
+}

@@ -1,0 +1,284 @@
+//! Every command: its name, its arity, where its keys are, what it does to the state, and its handler.
+
+use super::call::{Call, Done, Refusal, wrong_arguments};
+use super::{cluster, connection, expiry, info, keys, strings, transaction};
+use bytes::Bytes;
+use hashbrown::HashMap;
+use std::sync::LazyLock;
+
+/// What a command does to the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Nothing.
+    Plain,
+    /// Reads it.
+    Read,
+    /// May change it.
+    Write,
+}
+
+/// Where a command's keys are among its arguments, the name being 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Keys {
+    pub(super) first: usize,
+    /// From the end if negative: -1 is the last argument.
+    pub(super) last: isize,
+    pub(super) step: usize,
+}
+
+impl Keys {
+    const NONE: Self = Self {
+        first: 0,
+        last: 0,
+        step: 0,
+    };
+    const ONE: Self = Self {
+        first: 1,
+        last: 1,
+        step: 1,
+    };
+    const TWO: Self = Self {
+        first: 1,
+        last: 2,
+        step: 1,
+    };
+    const ALL: Self = Self {
+        first: 1,
+        last: -1,
+        step: 1,
+    };
+    const PAIRS: Self = Self {
+        first: 1,
+        last: -1,
+        step: 2,
+    };
+    const SECOND: Self = Self {
+        first: 2,
+        last: 2,
+        step: 1,
+    };
+
+    /// Positions of the keys; None for a command without keys.
+    pub(super) fn positions(self, args: &[Bytes]) -> Option<impl Iterator<Item = usize>> {
+        if self.first == 0 || self.first >= args.len() {
+            return None;
+        }
+        let last = if self.last < 0 {
+            args.len().saturating_add_signed(self.last)
+        } else {
+            self.last.unsigned_abs().min(args.len() - 1)
+        };
+        Some((self.first..=last).step_by(self.step))
+    }
+}
+
+/// See the module.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Command {
+    pub(super) name: &'static str,
+    /// Number of arguments with the name; at least so many if negative.
+    pub(super) arity: isize,
+    pub(super) kind: Kind,
+    pub(super) keys: Keys,
+    /// It may need memory.
+    pub(super) grows: bool,
+    /// Allowed before authentication.
+    pub(super) before_auth: bool,
+    /// Runs at once inside MULTI.
+    pub(super) ends_queueing: bool,
+    pub(super) run: fn(&mut Call<'_, '_>) -> Done,
+}
+
+const fn plain(name: &'static str, arity: isize, run: fn(&mut Call<'_, '_>) -> Done) -> Command {
+    Command {
+        name,
+        arity,
+        kind: Kind::Plain,
+        keys: Keys::NONE,
+        grows: false,
+        before_auth: false,
+        ends_queueing: false,
+        run,
+    }
+}
+
+const fn before_auth(name: &'static str, arity: isize, run: fn(&mut Call<'_, '_>) -> Done) -> Command {
+    Command {
+        before_auth: true,
+        ..plain(name, arity, run)
+    }
+}
+
+const fn control(name: &'static str, arity: isize, run: fn(&mut Call<'_, '_>) -> Done) -> Command {
+    Command {
+        ends_queueing: true,
+        ..plain(name, arity, run)
+    }
+}
+
+const fn read(name: &'static str, arity: isize, keys: Keys, run: fn(&mut Call<'_, '_>) -> Done) -> Command {
+    Command {
+        kind: Kind::Read,
+        keys,
+        ..plain(name, arity, run)
+    }
+}
+
+const fn write(name: &'static str, arity: isize, keys: Keys, run: fn(&mut Call<'_, '_>) -> Done) -> Command {
+    Command {
+        kind: Kind::Write,
+        keys,
+        ..plain(name, arity, run)
+    }
+}
+
+const fn growing(name: &'static str, arity: isize, keys: Keys, run: fn(&mut Call<'_, '_>) -> Done) -> Command {
+    Command {
+        grows: true,
+        ..write(name, arity, keys, run)
+    }
+}
+
+/// All commands.
+pub(super) static COMMANDS: &[Command] = &[
+    // connection
+    before_auth("auth", -2, connection::auth),
+    before_auth("hello", -1, connection::hello),
+    Command {
+        ends_queueing: true,
+        ..before_auth("quit", -1, connection::quit)
+    },
+    Command {
+        ends_queueing: true,
+        ..before_auth("reset", 1, connection::reset)
+    },
+    plain("ping", -1, connection::ping),
+    plain("echo", 2, connection::echo),
+    plain("select", 2, connection::select),
+    plain("client", -2, connection::client),
+    plain("readonly", 1, connection::readonly),
+    plain("readwrite", 1, connection::readwrite),
+    plain("asking", 1, connection::asking),
+    // server
+    plain("command", -1, info::command),
+    plain("info", -1, info::info),
+    plain("config", -2, info::config),
+    plain("time", 1, info::time),
+    plain("lolwut", -1, info::lolwut),
+    plain("acl", -2, info::acl),
+    plain("latency", -2, info::empty_list),
+    plain("slowlog", -2, info::slowlog),
+    plain("module", -2, info::empty_list),
+    plain("function", -2, info::function),
+    plain("debug", -2, info::refuse_debug),
+    plain("wait", 3, info::wait),
+    plain("waitaof", 4, info::wait_aof),
+    read("dbsize", 1, Keys::NONE, keys::dbsize),
+    read("memory", -2, Keys::SECOND, keys::memory),
+    read("object", -2, Keys::SECOND, keys::object),
+    write("flushall", -1, Keys::NONE, keys::flushall),
+    write("flushdb", -1, Keys::NONE, keys::flushall),
+    // cluster; the operator owns topology
+    plain("cluster", -2, cluster::cluster),
+    plain("psync", -1, cluster::refuse),
+    plain("sync", -1, cluster::refuse),
+    plain("replicaof", -1, cluster::refuse),
+    plain("slaveof", -1, cluster::refuse),
+    plain("failover", -1, cluster::refuse),
+    plain("migrate", -1, cluster::refuse),
+    plain("restore-asking", -1, cluster::refuse),
+    plain("shutdown", -1, cluster::refuse),
+    // strings
+    read("get", 2, Keys::ONE, strings::get),
+    growing("set", -3, Keys::ONE, strings::set),
+    growing("setnx", 3, Keys::ONE, strings::setnx),
+    growing("setex", 4, Keys::ONE, strings::setex),
+    growing("psetex", 4, Keys::ONE, strings::psetex),
+    growing("getset", 3, Keys::ONE, strings::getset),
+    write("getdel", 2, Keys::ONE, strings::getdel),
+    write("getex", -2, Keys::ONE, strings::getex),
+    read("mget", -2, Keys::ALL, strings::mget),
+    growing("mset", -3, Keys::PAIRS, strings::mset),
+    growing("msetnx", -3, Keys::PAIRS, strings::msetnx),
+    growing("append", 3, Keys::ONE, strings::append),
+    read("strlen", 2, Keys::ONE, strings::strlen),
+    read("getrange", 4, Keys::ONE, strings::getrange),
+    read("substr", 4, Keys::ONE, strings::getrange),
+    growing("setrange", 4, Keys::ONE, strings::setrange),
+    growing("incr", 2, Keys::ONE, strings::incr),
+    growing("decr", 2, Keys::ONE, strings::decr),
+    growing("incrby", 3, Keys::ONE, strings::incrby),
+    growing("decrby", 3, Keys::ONE, strings::decrby),
+    growing("incrbyfloat", 3, Keys::ONE, strings::incrbyfloat),
+    // keys
+    write("del", -2, Keys::ALL, keys::del),
+    write("unlink", -2, Keys::ALL, keys::del),
+    read("exists", -2, Keys::ALL, keys::exists),
+    read("touch", -2, Keys::ALL, keys::exists),
+    read("type", 2, Keys::ONE, keys::type_of),
+    read("keys", 2, Keys::NONE, keys::keys),
+    read("randomkey", 1, Keys::NONE, keys::randomkey),
+    read("scan", -2, Keys::NONE, keys::scan),
+    write("rename", 3, Keys::TWO, keys::rename),
+    write("renamenx", 3, Keys::TWO, keys::renamenx),
+    growing("copy", -3, Keys::TWO, keys::copy),
+    // expiry
+    write("expire", -3, Keys::ONE, expiry::expire),
+    write("pexpire", -3, Keys::ONE, expiry::pexpire),
+    write("expireat", -3, Keys::ONE, expiry::expireat),
+    write("pexpireat", -3, Keys::ONE, expiry::pexpireat),
+    write("persist", 2, Keys::ONE, expiry::persist),
+    read("ttl", 2, Keys::ONE, expiry::ttl),
+    read("pttl", 2, Keys::ONE, expiry::pttl),
+    read("expiretime", 2, Keys::ONE, expiry::expiretime),
+    read("pexpiretime", 2, Keys::ONE, expiry::pexpiretime),
+    // transactions
+    control("multi", 1, transaction::multi),
+    control("exec", 1, transaction::exec),
+    control("discard", 1, transaction::discard),
+    Command {
+        ends_queueing: true,
+        ..read("watch", -2, Keys::ALL, transaction::watch)
+    },
+    plain("unwatch", 1, transaction::unwatch),
+];
+
+static BY_NAME: LazyLock<HashMap<&'static [u8], &'static Command>> =
+    LazyLock::new(|| COMMANDS.iter().map(|command| (command.name.as_bytes(), command)).collect());
+
+/// The longest name, and one more.
+const NAME_LEN: usize = 16;
+
+/// A command by name, in whatever case.
+pub(super) fn by_name(name: &[u8]) -> Option<&'static Command> {
+    let mut lower = [0u8; NAME_LEN];
+    let lower = lower.get_mut(..name.len())?;
+    lower.copy_from_slice(name);
+    lower.make_ascii_lowercase();
+    BY_NAME.get(&*lower).copied()
+}
+
+/// The command of these arguments, its arity checked.
+pub(super) fn find(args: &[Bytes]) -> Result<&'static Command, Refusal> {
+    let Some(command) = by_name(&args[0]) else {
+        return Err(unknown(args).into());
+    };
+    let fits = if command.arity < 0 {
+        args.len() >= command.arity.unsigned_abs()
+    } else {
+        args.len() == command.arity.unsigned_abs()
+    };
+    if fits { Ok(command) } else { Err(wrong_arguments(command.name)) }
+}
+
+fn unknown(args: &[Bytes]) -> String {
+    let shown = |arg: &Bytes| String::from_utf8_lossy(&arg[..arg.len().min(128)]).into_owned();
+    let mut text = format!("ERR unknown command '{}', with args beginning with: ", shown(&args[0]));
+    for arg in &args[1..] {
+        if text.len() > 256 {
+            break;
+        }
+        text.push_str(&format!("'{}' ", shown(arg)));
+    }
+    text
+}

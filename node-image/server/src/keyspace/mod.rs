@@ -1,0 +1,399 @@
+//! The state of a group: keys in 16,384 slots, changed by effects.
+//!
+//! A change on the primary and the same effect applied on a follower leave the same state: [`Keyspace::eq`] says so.
+//! Nothing here reads a clock: a key whose time has come is absent to readers that say what time it is, and goes when an
+//! effect removes it. A slot is the unit of snapshots: [`Keyspace::snapshot`] shares all of them and copies what changes.
+//!
+//! It knows no command, no client and no file.
+
+mod effect;
+mod scan;
+mod slot;
+mod snapshot;
+
+pub use effect::{Effect, EffectError};
+pub use slot::{Item, NEVER, Value};
+pub use snapshot::{Snapshot, SnapshotError};
+
+use bytes::BytesMut;
+use quorate_api::slot::SLOTS;
+use slot::Slot;
+use std::collections::BTreeSet;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+type Hasher = hashbrown::DefaultHashBuilder;
+
+/// Where a change is written down: the effects of one log entry.
+#[derive(Debug)]
+pub struct Change<'a> {
+    /// The effects so far.
+    pub effects: &'a mut BytesMut,
+    /// The index that the entry will have.
+    pub index: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Keyspace {
+    slots: Vec<Arc<Slot>>,
+    hasher: Hasher,
+    /// Keys that expire: when, slot, hash.
+    due: BTreeSet<(u64, u16, u64)>,
+    keys: u64,
+    bytes: u64,
+    /// Counts changes in this process, so that a watcher sees every one.
+    version: u64,
+}
+
+impl Default for Keyspace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PartialEq for Keyspace {
+    fn eq(&self, other: &Self) -> bool {
+        self.keys == other.keys && self.slots.iter().zip(&other.slots).all(|(a, b)| a.same(b, &other.hasher))
+    }
+}
+
+impl Keyspace {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        let empty = Arc::new(Slot::default());
+        Self {
+            slots: vec![empty; usize::from(SLOTS)],
+            hasher: Hasher::default(),
+            due: BTreeSet::new(),
+            keys: 0,
+            bytes: 0,
+            version: 0,
+        }
+    }
+
+    /// Number of keys, those included whose time has come but that are not removed yet.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.keys
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys == 0
+    }
+
+    /// Number of keys that expire.
+    #[must_use]
+    pub fn expiring(&self) -> usize {
+        self.due.len()
+    }
+
+    /// About what the keys take in memory, in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Number of keys in a slot.
+    #[must_use]
+    pub fn slot_len(&self, slot: u16) -> usize {
+        self.slots[usize::from(slot)].len()
+    }
+
+    /// The log index of the last change to a slot: what a read of it has to wait for.
+    #[must_use]
+    pub fn last_write(&self, slot: u16) -> u64 {
+        self.slots[usize::from(slot)].last_write
+    }
+
+    /// Grows with every change to the slot in this process.
+    #[must_use]
+    pub fn version(&self, slot: u16) -> u64 {
+        self.slots[usize::from(slot)].version
+    }
+
+    fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    /// The key's item, unless its time has come by `now` (milliseconds since the Unix epoch).
+    #[must_use]
+    pub fn get(&self, slot: u16, key: &[u8], now: u64) -> Option<&Item> {
+        let item = self.slots[usize::from(slot)].get(self.hash(key), key)?;
+        (item.expiry > now).then_some(item)
+    }
+
+    /// Items of a slot that are alive at `now`.
+    pub fn items(&self, slot: u16, now: u64) -> impl Iterator<Item = &Item> {
+        self.slots[usize::from(slot)].iter().filter(move |item| item.expiry > now)
+    }
+
+    /// Sets a key, its value and its expiry ([`NEVER`] for none).
+    pub fn put(&mut self, slot: u16, key: &[u8], value: Value, expiry: u64, change: &mut Change<'_>) {
+        Effect::Put {
+            key,
+            value: &value,
+            expiry,
+        }
+        .encode(change.effects);
+        self.insert(slot, key, value, expiry, change.index);
+    }
+
+    /// Removes a key; true if it was there.
+    pub fn delete(&mut self, slot: u16, key: &[u8], change: &mut Change<'_>) -> bool {
+        let found = self.remove(slot, key, change.index);
+        if found {
+            Effect::Delete { key }.encode(change.effects);
+        }
+        found
+    }
+
+    /// Sets when a key expires; true if it is there.
+    pub fn set_expiry(&mut self, slot: u16, key: &[u8], expiry: u64, change: &mut Change<'_>) -> bool {
+        let found = self.change_expiry(slot, key, expiry, change.index);
+        if found {
+            Effect::SetExpiry { key, expiry }.encode(change.effects);
+        }
+        found
+    }
+
+    /// Removes every key.
+    pub fn flush_all(&mut self, change: &mut Change<'_>) {
+        Effect::FlushAll.encode(change.effects);
+        self.clear(change.index);
+    }
+
+    /// Removes at most `budget` keys whose time has come; gives how many.
+    pub fn expire_due(&mut self, now: u64, budget: usize, change: &mut Change<'_>) -> usize {
+        let mut removed = 0;
+        while removed < budget {
+            let Some(&(expiry, slot, hash)) = self.due.first() else { break };
+            if expiry > now {
+                break;
+            }
+            let key = self.slots[usize::from(slot)]
+                .find_expiring(hash, expiry)
+                .map(|item| item.key.clone())
+                .expect("every due key is in its slot");
+            self.delete(slot, &key, change);
+            removed += 1;
+        }
+        removed
+    }
+
+    /// Applies the effects of the entry at `index`.
+    ///
+    /// # Errors
+    /// When they were not written by a version that this one knows.
+    pub fn apply(&mut self, effects: &[u8], index: u64) -> Result<(), EffectError> {
+        for effect in Effect::decode_all(effects)? {
+            match effect? {
+                effect::Decoded::Put { slot, key, value, expiry } => self.insert(slot, key, value, expiry, index),
+                effect::Decoded::Delete { slot, key } => {
+                    self.remove(slot, key, index);
+                }
+                effect::Decoded::SetExpiry { slot, key, expiry } => {
+                    self.change_expiry(slot, key, expiry, index);
+                }
+                effect::Decoded::FlushAll => self.clear(index),
+            }
+        }
+        Ok(())
+    }
+
+    /// The slot, to change it at `index`.
+    fn slot_mut(&mut self, slot: u16, index: u64) -> &mut Slot {
+        self.version += 1;
+        let version = self.version;
+        let slot = Arc::make_mut(&mut self.slots[usize::from(slot)]);
+        slot.last_write = index;
+        slot.version = version;
+        slot
+    }
+
+    fn insert(&mut self, slot: u16, key: &[u8], value: Value, expiry: u64, index: u64) {
+        let hash = self.hash(key);
+        let hasher = self.hasher.clone();
+        let item = Item::new(key, value, expiry);
+        self.bytes += item.memory_bytes();
+        let before = self.slot_mut(slot, index).insert(hash, item, |item| hasher.hash_one(&item.key[..]));
+        match before {
+            Some(before) => self.forget(slot, hash, &before),
+            None => self.keys += 1,
+        }
+        if expiry != NEVER {
+            self.due.insert((expiry, slot, hash));
+        }
+    }
+
+    fn remove(&mut self, slot: u16, key: &[u8], index: u64) -> bool {
+        let hash = self.hash(key);
+        if self.slots[usize::from(slot)].get(hash, key).is_none() {
+            return false;
+        }
+        let before = self.slot_mut(slot, index).remove(hash, key).expect("looked up just before");
+        self.forget(slot, hash, &before);
+        self.keys -= 1;
+        true
+    }
+
+    fn change_expiry(&mut self, slot: u16, key: &[u8], expiry: u64, index: u64) -> bool {
+        let hash = self.hash(key);
+        let Some(before) = self.slots[usize::from(slot)].get(hash, key).map(|item| item.expiry) else {
+            return false;
+        };
+        self.slot_mut(slot, index).get_mut(hash, key).expect("looked up just before").expiry = expiry;
+        if before != NEVER {
+            self.due.remove(&(before, slot, hash));
+            self.bytes -= slot::EXPIRY_BYTES;
+        }
+        if expiry != NEVER {
+            self.due.insert((expiry, slot, hash));
+            self.bytes += slot::EXPIRY_BYTES;
+        }
+        true
+    }
+
+    /// Takes a removed item out of the accounts.
+    fn forget(&mut self, slot: u16, hash: u64, item: &Item) {
+        self.bytes -= item.memory_bytes();
+        if item.expiry != NEVER {
+            self.due.remove(&(item.expiry, slot, hash));
+        }
+    }
+
+    fn clear(&mut self, index: u64) {
+        self.version += 1;
+        let mut empty = Slot::default();
+        (empty.last_write, empty.version) = (index, self.version);
+        let empty = Arc::new(empty);
+        self.slots.fill(empty);
+        self.due.clear();
+        (self.keys, self.bytes) = (0, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_api::slot::slot_of;
+    use rand::rngs::SmallRng;
+    use rand::{RngExt, SeedableRng};
+
+    fn text(value: &[u8]) -> Value {
+        Value::String(value.into())
+    }
+
+    #[test]
+    fn effects_applied_elsewhere_and_a_snapshot_give_the_same_state() {
+        for seed in 0..50 {
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let (mut primary, mut follower) = (Keyspace::new(), Keyspace::new());
+            for index in 1..200 {
+                let mut effects = BytesMut::new();
+                let mut change = Change {
+                    effects: &mut effects,
+                    index,
+                };
+                for _ in 0..rng.random_range(1..5) {
+                    let key = format!("key{}", rng.random_range(0..40)).into_bytes();
+                    let (slot, expiry) = (slot_of(&key), [NEVER, rng.random_range(1..300)][rng.random_range(0..2usize)]);
+                    match rng.random_range(0..20) {
+                        0..10 => {
+                            let value = vec![b'v'; rng.random_range(0..50)];
+                            primary.put(slot, &key, text(&value), expiry, &mut change);
+                        }
+                        10..14 => {
+                            primary.delete(slot, &key, &mut change);
+                        }
+                        14..17 => {
+                            primary.set_expiry(slot, &key, expiry, &mut change);
+                        }
+                        17..19 => {
+                            primary.expire_due(index, 3, &mut change);
+                        }
+                        _ => primary.flush_all(&mut change),
+                    }
+                }
+                if !effects.is_empty() {
+                    follower.apply(&effects, index).unwrap();
+                }
+            }
+            assert!(primary == follower, "seed {seed}");
+            assert_eq!(primary.memory_bytes(), follower.memory_bytes(), "seed {seed}");
+            let (snapshot, mut copy) = (primary.snapshot(), Keyspace::new());
+            for slot in 0..SLOTS {
+                let mut bytes = Vec::new();
+                snapshot.write_slot(slot, &mut bytes);
+                copy.read_slot(slot, &bytes).unwrap();
+            }
+            assert!(primary == copy, "seed {seed}");
+            assert_eq!(
+                (primary.len(), primary.memory_bytes()),
+                (copy.len(), copy.memory_bytes()),
+                "seed {seed}"
+            );
+            primary.expire_due(
+                1000,
+                usize::MAX,
+                &mut Change {
+                    effects: &mut BytesMut::new(),
+                    index: 1000,
+                },
+            );
+            assert_eq!(primary.expiring(), 0);
+            assert!(copy.len() >= primary.len(), "a snapshot does not change with its origin");
+        }
+    }
+
+    #[test]
+    fn a_key_is_absent_from_its_expiry_on_and_goes_by_an_effect() {
+        let (mut keyspace, mut effects) = (Keyspace::new(), BytesMut::new());
+        let slot = slot_of(b"a");
+        let mut change = Change {
+            effects: &mut effects,
+            index: 1,
+        };
+        keyspace.put(slot, b"a", text(b"1"), 100, &mut change);
+        assert!(keyspace.get(slot, b"a", 99).is_some());
+        assert!(keyspace.get(slot, b"a", 100).is_none());
+        assert_eq!(keyspace.expire_due(99, 10, &mut change), 0);
+        assert_eq!(
+            (keyspace.expire_due(100, 10, &mut change), keyspace.len(), keyspace.memory_bytes()),
+            (1, 0, 0)
+        );
+    }
+
+    #[test]
+    fn a_scan_returns_every_key_that_was_there_throughout() {
+        let (mut keyspace, mut effects) = (Keyspace::new(), BytesMut::new());
+        let mut change = Change {
+            effects: &mut effects,
+            index: 1,
+        };
+        let keys: Vec<Vec<u8>> = (0..5000)
+            .map(|n| if n % 2 == 0 { format!("{{t}}{n}") } else { n.to_string() }.into_bytes())
+            .collect();
+        for key in &keys {
+            keyspace.put(slot_of(key), key, text(b""), NEVER, &mut change);
+        }
+        let (mut cursor, mut seen, mut round) = (0, std::collections::BTreeSet::new(), 0);
+        loop {
+            cursor = keyspace.scan(cursor, 10, 0, |item| {
+                seen.insert(item.key.to_vec());
+            });
+            // Others come and go meanwhile.
+            let passing = format!("{{t}}passing{round}").into_bytes();
+            keyspace.put(slot_of(&passing), &passing, text(b""), NEVER, &mut change);
+            round += 1;
+            if cursor == 0 {
+                break;
+            }
+        }
+        assert!(keys.iter().all(|key| seen.contains(key)));
+        assert!(round > 300, "{round} rounds: pieces are of the size that was asked for");
+    }
+}

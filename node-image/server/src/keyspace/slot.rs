@@ -1,0 +1,102 @@
+//! One slot: its keys, and when it changed last.
+
+use hashbrown::HashTable;
+use std::hash::BuildHasher;
+
+/// The expiry of a key that does not expire.
+pub const NEVER: u64 = u64::MAX;
+/// What the table takes for an item beside its two allocations, at its usual fill.
+const ITEM_BYTES: u64 = 56;
+/// What a key that expires takes in the order of expiries.
+pub(super) const EXPIRY_BYTES: u64 = 40;
+
+/// What a key holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Any bytes.
+    String(Box<[u8]>),
+}
+
+/// A key with its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// The key.
+    pub key: Box<[u8]>,
+    /// What it holds.
+    pub value: Value,
+    /// Milliseconds since the Unix epoch from which it is absent; [`NEVER`].
+    pub expiry: u64,
+}
+
+impl Item {
+    pub(super) fn new(key: &[u8], value: Value, expiry: u64) -> Self {
+        Self {
+            key: key.into(),
+            value,
+            expiry,
+        }
+    }
+
+    /// About what it takes in memory.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let Value::String(value) = &self.value;
+        let allocated = |length: usize| (length as u64).next_multiple_of(8);
+        let expiry = if self.expiry == NEVER { 0 } else { EXPIRY_BYTES };
+        ITEM_BYTES + allocated(self.key.len()) + allocated(value.len()) + expiry
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slot {
+    items: HashTable<Item>,
+    /// Log index of the last change.
+    pub(super) last_write: u64,
+    /// Grows with every change in this process.
+    pub(super) version: u64,
+}
+
+impl Slot {
+    pub(super) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Item> {
+        self.items.iter()
+    }
+
+    pub(super) fn get(&self, hash: u64, key: &[u8]) -> Option<&Item> {
+        self.items.find(hash, |item| *item.key == *key)
+    }
+
+    pub(super) fn get_mut(&mut self, hash: u64, key: &[u8]) -> Option<&mut Item> {
+        self.items.find_mut(hash, |item| *item.key == *key)
+    }
+
+    pub(super) fn find_expiring(&self, hash: u64, expiry: u64) -> Option<&Item> {
+        self.items.find(hash, |item| item.expiry == expiry)
+    }
+
+    /// Gives the item that it replaces.
+    pub(super) fn insert(&mut self, hash: u64, item: Item, hasher: impl Fn(&Item) -> u64) -> Option<Item> {
+        if let Some(found) = self.items.find_mut(hash, |other| other.key == item.key) {
+            return Some(std::mem::replace(found, item));
+        }
+        self.items.insert_unique(hash, item, hasher);
+        None
+    }
+
+    pub(super) fn remove(&mut self, hash: u64, key: &[u8]) -> Option<Item> {
+        let entry = self.items.find_entry(hash, |item| *item.key == *key).ok()?;
+        Some(entry.remove().0)
+    }
+
+    /// Equal keys, values, expiries and last write; `hasher` is the other's.
+    pub(super) fn same(&self, other: &Self, hasher: &impl BuildHasher) -> bool {
+        self.last_write == other.last_write
+            && self.len() == other.len()
+            && self
+                .iter()
+                .all(|item| other.get(hasher.hash_one(&item.key[..]), &item.key) == Some(item))
+    }
+}

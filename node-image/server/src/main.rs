@@ -1,0 +1,99 @@
+//! The store node's program.
+
+use clap::{Parser, Subcommand};
+use quorate_protocol::ViewChanged;
+use quorate_server::config::{LogFormat, NodeArgs, read_token};
+use quorate_server::tools::{GroupArgs, QuorumArg, bootstrap, failover, status_of};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A node of a replicated store that speaks the Redis protocol.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// How to write logs; RUST_LOG filters them.
+    #[arg(long, env = "QUORATE_LOG_FORMAT", value_enum, default_value = "pretty", global = true)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node
+    Serve(Box<NodeArgs>),
+    /// Make a group of blank nodes
+    Bootstrap {
+        /// Write and read quorum, as in 2/2; by default a majority for both.
+        #[arg(long)]
+        quorum: Option<QuorumArg>,
+        #[command(flatten)]
+        group: GroupArgs,
+    },
+    /// Choose a primary anew among the nodes that answer
+    Failover {
+        #[command(flatten)]
+        group: GroupArgs,
+    },
+    /// Print what each node says of itself, as JSON
+    Status {
+        #[command(flatten)]
+        group: GroupArgs,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Pretty => logs.init(),
+        LogFormat::Json => logs.json().init(),
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "the system gives no event queue");
+            return ExitCode::FAILURE;
+        }
+    };
+    let local = tokio::task::LocalSet::new();
+    match local.block_on(&runtime, run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(args) => quorate_server::start::run(*args).await,
+        Command::Bootstrap { quorum, group } => {
+            say(&bootstrap(&group, quorum).await?);
+            Ok(())
+        }
+        Command::Failover { group } => {
+            say(&failover(&group).await?);
+            Ok(())
+        }
+        Command::Status { group } => {
+            let token = read_token(&group.token_file)?;
+            for address in &group.nodes {
+                println!("{}", serde_json::to_string(&status_of(address, &token).await?)?);
+            }
+            Ok(())
+        }
+    }
+}
+
+fn say(done: &ViewChanged) {
+    println!(
+        "{} ({}) serves epoch {}",
+        done.primary.host, done.primary.incarnation, done.start.epoch
+    );
+}

@@ -1,0 +1,212 @@
+//! Redis clients: one task for each connection, one batch at a time.
+//!
+//! A batch is every whole command that has arrived. It executes at once on the latest state, then waits until what it
+//! wrote and saw is committed and its read round is confirmed, then is answered in one write. If this node is deposed
+//! before, nothing that depended on the state is answered: those replies are replaced by errors that say what is known.
+//!
+//! A batch that only reads costs no entry, and one round to the peers serves all that wait for one.
+//!
+//! Memory: a connection holds at most one command of the parser's limit, and about [`MAX_REPLY_BYTES`] of replies; it
+//! is not read while it does not take them.
+
+use super::Shared;
+use crate::command::{Class, ClientSession, execute, failed_reply};
+use crate::resp::{Parser, Version, Writer};
+use bytes::{Bytes, BytesMut};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A batch ends when its replies reach this size.
+const MAX_REPLY_BYTES: usize = 1 << 20;
+/// A batch ends when so much waits to be proposed: an entry holds that and one more command.
+const MAX_PENDING_BYTES: usize = 1 << 20;
+/// What is read at once.
+const READ_BYTES: usize = 64 << 10;
+/// Connections beyond this are refused.
+const MAX_CLIENTS: u64 = 10_000;
+/// A client that does not take its replies in this time is cut off.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Commands wait so long for a primary that is about to serve.
+const MAX_TURN_WAIT: Duration = Duration::from_secs(2);
+
+/// A reply of a batch that depended on the state.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    start: usize,
+    end: usize,
+    class: Class,
+}
+
+/// One batch: its replies, and what they wait for.
+#[derive(Debug, Default)]
+struct Batch {
+    out: BytesMut,
+    marks: Vec<Mark>,
+    commit: u64,
+    read: bool,
+    close: bool,
+}
+
+impl Batch {
+    fn begin(&mut self) {
+        let Self {
+            out,
+            marks,
+            commit,
+            read,
+            close,
+        } = self;
+        out.clear();
+        marks.clear();
+        (*commit, *read, *close) = (0, false, false);
+    }
+
+    /// Replaces what may not be said any more.
+    fn depose(&mut self) {
+        let mut out = BytesMut::with_capacity(self.out.len());
+        let mut at = 0;
+        for mark in &self.marks {
+            out.extend_from_slice(&self.out[at..mark.start]);
+            failed_reply(mark.class, &mut out);
+            at = mark.end;
+        }
+        out.extend_from_slice(&self.out[at..]);
+        self.out = out;
+    }
+}
+
+/// Serves clients for ever.
+pub async fn serve(shared: Rc<Shared>, listener: TcpListener) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: the next accept would fail at once too.
+                tracing::warn!(%error, "cannot accept a client");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let clients = {
+            let mut node = shared.node.borrow_mut();
+            node.view_mut().clients += 1;
+            node.view_mut().clients
+        };
+        let shared = Rc::clone(&shared);
+        tokio::task::spawn_local(async move {
+            if clients > MAX_CLIENTS {
+                refuse(stream).await;
+            } else if let Err(error) = serve_client(&shared, stream).await {
+                tracing::debug!(%error, "a client's connection ended");
+            }
+            shared.node.borrow_mut().view_mut().clients -= 1;
+        });
+    }
+}
+
+async fn refuse(mut stream: TcpStream) {
+    // The client may be gone already; it is not served either way.
+    let _ = stream.write_all(b"-ERR max number of clients reached\r\n").await;
+}
+
+async fn serve_client(shared: &Shared, stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (mut read, mut write) = stream.into_split();
+    let mut session = ClientSession::new(shared.next_client(), shared.node.borrow().needs_password());
+    let mut parser = Parser::new();
+    let mut input = BytesMut::with_capacity(READ_BYTES);
+    let mut batch = Batch::default();
+    let mut args = Vec::new();
+    loop {
+        wait_for_turn(shared).await;
+        let more = run(shared, &mut session, &mut parser, &mut input, &mut args, &mut batch);
+        if (batch.commit > 0 || batch.read) && !wait_for_commit(shared, &batch).await {
+            batch.depose();
+        }
+        if !batch.out.is_empty() {
+            tokio::time::timeout(WRITE_TIMEOUT, write.write_all(&batch.out)).await??;
+        }
+        if batch.close {
+            return Ok(());
+        }
+        if more {
+            continue;
+        }
+        input.reserve(READ_BYTES / 4);
+        if read.read_buf(&mut input).await? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits while commands may not execute. Where only a primary is missing, [`MAX_TURN_WAIT`] is enough: the command then
+/// says so itself.
+async fn wait_for_turn(shared: &Shared) {
+    let may_go_on = {
+        let node = shared.node.borrow();
+        if node.may_execute() {
+            return;
+        }
+        node.may_go_on()
+    };
+    let deadline = tokio::time::Instant::now() + MAX_TURN_WAIT;
+    loop {
+        let woken = may_go_on.notified();
+        {
+            let node = shared.node.borrow();
+            let late = tokio::time::Instant::now() >= deadline;
+            if node.may_execute() || (late && !node.replica().serving()) {
+                return;
+            }
+        }
+        // Either way the condition is looked at again.
+        let _ = tokio::time::timeout(MAX_TURN_WAIT, woken).await;
+    }
+}
+
+async fn wait_for_commit(shared: &Shared, batch: &Batch) -> bool {
+    let answer = shared.node.borrow_mut().wait(batch.commit, batch.read);
+    shared.dirty.notify_one();
+    answer.await.unwrap_or(false)
+}
+
+/// Executes what has arrived; true if there may be more in `input`.
+fn run(
+    shared: &Shared,
+    session: &mut ClientSession,
+    parser: &mut Parser,
+    input: &mut BytesMut,
+    args: &mut Vec<Bytes>,
+    batch: &mut Batch,
+) -> bool {
+    batch.begin();
+    shared.node.borrow_mut().execute(|context| {
+        while batch.out.len() < MAX_REPLY_BYTES && context.effects.len() < MAX_PENDING_BYTES && !batch.close {
+            match parser.next(input, session.limits(), args) {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(error) => {
+                    Writer::new(&mut batch.out, Version::Resp2).error(&format!("ERR {error}"));
+                    batch.close = true;
+                    return false;
+                }
+            }
+            let start = batch.out.len();
+            let outcome = execute(context, session, args, &mut batch.out);
+            batch.close |= outcome.close;
+            batch.commit = batch.commit.max(outcome.wait_index);
+            if outcome.class != Class::Immediate {
+                batch.read |= outcome.class == Class::Read;
+                batch.marks.push(Mark {
+                    start,
+                    end: batch.out.len(),
+                    class: outcome.class,
+                });
+            }
+        }
+        !batch.close
+    })
+}

@@ -1,0 +1,112 @@
+//! Health and metrics over HTTP. The handlers ask the node's thread and wait for its answer, so that a node that hangs
+//! fails its probes.
+
+use super::Shared;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use quorate_api::{NodeRole, NodeStatus};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+
+/// A node that does not answer its own probe in this time hangs.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A snapshot for the handlers.
+#[derive(Debug)]
+struct Snapshot {
+    status: NodeStatus,
+    clients: u64,
+    now_behind: u64,
+}
+
+type Asking = mpsc::Sender<oneshot::Sender<Snapshot>>;
+
+/// Serves `/livez`, `/readyz` and `/metrics` for ever.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(shared: Rc<Shared>, listener: TcpListener) -> std::io::Result<()> {
+    let (asking, mut asked) = mpsc::channel::<oneshot::Sender<Snapshot>>(16);
+    tokio::task::spawn_local(async move {
+        while let Some(answer) = asked.recv().await {
+            let node = shared.node.borrow();
+            let status = node.node_status();
+            let snapshot = Snapshot {
+                now_behind: status.last.index.saturating_sub(status.commit),
+                clients: node.view().clients,
+                status,
+            };
+            // The prober may have hung up.
+            let _ = answer.send(snapshot);
+        }
+    });
+    let router = Router::new()
+        .route("/livez", get(health))
+        .route("/readyz", get(health))
+        .route("/metrics", get(metrics))
+        .with_state(asking);
+    axum::serve(listener, router).await
+}
+
+async fn ask(asking: &Asking) -> Result<Snapshot, StatusCode> {
+    let (answer, receive) = oneshot::channel();
+    asking.send(answer).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    match tokio::time::timeout(PATIENCE, receive).await {
+        Ok(Ok(snapshot)) => Ok(snapshot),
+        Ok(Err(_)) | Err(_) => Err(StatusCode::SERVICE_UNAVAILABLE),
+    }
+}
+
+async fn health(State(asking): State<Asking>) -> Result<String, StatusCode> {
+    let snapshot = ask(&asking).await?;
+    Ok(format!("{:?}\n", snapshot.status.role))
+}
+
+async fn metrics(State(asking): State<Asking>) -> Result<String, StatusCode> {
+    let Snapshot {
+        status,
+        clients,
+        now_behind,
+    } = ask(&asking).await?;
+    let mut registry = Registry::with_prefix("quorate_node");
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let gauges = [
+        ("epoch", "Highest epoch number promised", status.promised.number),
+        ("log_last_index", "Index of the last log entry", status.last.index),
+        ("log_durable_index", "Index up to which the log is durable", status.durable),
+        ("log_commit_index", "Commit index as this replica knows it", status.commit),
+        ("log_uncommitted_entries", "Entries that wait for their commit", now_behind),
+        (
+            "serving",
+            "1 while this node serves as primary",
+            u64::from(status.role == NodeRole::Primary),
+        ),
+        ("damaged", "1 while log entries are unreadable here", u64::from(status.damaged)),
+        ("keys", "Keys held", status.keys),
+        ("memory_bytes", "Bytes that the data takes", status.memory_bytes),
+        ("clients", "Connected clients", clients),
+    ];
+    for (name, help, value) in gauges {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(number(value));
+        registry.register(name, help, gauge);
+    }
+    let lag = Family::<Vec<(String, String)>, Gauge>::default();
+    for peer in &status.peers {
+        let behind = status.last.index.saturating_sub(peer.matched);
+        lag.get_or_create(&vec![("incarnation".to_owned(), peer.incarnation.to_string())])
+            .set(number(behind));
+    }
+    registry.register("peer_lag_entries", "Entries that a member does not hold durably yet", lag);
+    let mut text = String::new();
+    encode(&mut text, &registry).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(text)
+}

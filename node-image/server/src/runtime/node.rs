@@ -1,0 +1,598 @@
+//! The node: the replication core, the key space and the log, and the effects that tie them together.
+//!
+//! Everything here runs on one thread. A command executes at once on the latest state; its effects gather in `pending`
+//! and become one log entry when the flusher runs, so that whatever was read from all connections in one turn shares
+//! one entry and one sync. Replies wait in `waiting` for their commit and their read round.
+//!
+//! Invariant: `pending` is proposed before the core takes any other input, so the state never holds more than the log.
+
+use super::connection::Outbox;
+use super::log_thread::{LogThread, or_abort};
+use crate::command::{Context, NodeEndpoint, NodeView};
+use crate::keyspace::{Change, Keyspace};
+use crate::storage::{Log, LogReader, Superblock};
+use bytes::BytesMut;
+use quorate_api::wire::{NodeAddresses, Reply};
+use quorate_api::{Entry, EntryBody, EntryId, Epoch, Incarnation, Member, NodeRole, NodeStatus, ReplicaId};
+use quorate_protocol::{Effect, Event, HardState, Replica, Session};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::{Notify, oneshot, watch};
+
+/// Bytes of uncommitted entries beyond which clients wait.
+const MAX_UNCOMMITTED_BYTES: usize = 64 << 20;
+
+/// Expired keys that a tick removes.
+const MAX_EXPIRED_PER_TICK: usize = 1000;
+/// Effects beyond which an entry is proposed without waiting for the flusher, so that none gets too long.
+const MAX_PENDING_BYTES: usize = 1 << 20;
+
+/// What the superblock holds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stored {
+    /// Who this volume is.
+    pub id: ReplicaId,
+    /// The core's durable state.
+    pub hard: HardState,
+}
+
+/// Replies that wait longer than this are given up: the client hears that the outcome is not known.
+const MAX_WAIT_MILLIS: u64 = 5_000;
+
+/// A batch of replies that waits.
+#[derive(Debug)]
+struct Waiting {
+    commit: u64,
+    round: u64,
+    since: u64,
+    done: oneshot::Sender<bool>,
+}
+
+/// What observers of the node see; a change is told at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Outline {
+    role: NodeRole,
+    promised: Epoch,
+    primary: Option<(Incarnation, bool)>,
+    configuration: Option<EntryId>,
+    links: usize,
+    damaged: bool,
+    terminating: bool,
+}
+
+/// What a node is made of when it starts.
+#[derive(Debug)]
+pub struct Parts {
+    /// Durable identity and core state.
+    pub stored: Stored,
+    /// Where the latter is kept.
+    pub superblock: Superblock,
+    /// The core, restored.
+    pub replica: Replica,
+    /// The state up to the core's commit index.
+    pub keyspace: Keyspace,
+    /// The log.
+    pub log: Arc<Mutex<Log>>,
+    /// Reads it.
+    pub reader: LogReader,
+    /// Writes it while this node is primary.
+    pub log_thread: LogThread,
+    /// The store's token.
+    pub token: Vec<u8>,
+    /// Where this node listens.
+    pub addresses: NodeAddresses,
+    /// Memory limit in bytes; 0 for none.
+    pub max_memory: u64,
+    /// The store's name, for people.
+    pub store: String,
+    /// What clients have to prove; None lets everybody in.
+    pub password: Option<String>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Node {
+    parts: Parts,
+    pending: BytesMut,
+    outboxes: BTreeMap<Session, Outbox>,
+    touched: Vec<Session>,
+    waiting: VecDeque<Waiting>,
+    next_session: u64,
+    live: BTreeMap<Incarnation, NodeAddresses>,
+    view: NodeView,
+    unsynced: Option<u64>,
+    /// The log thread was given entries and has not been waited for since.
+    log_thread_used: bool,
+    started: Instant,
+    handing_over: bool,
+    outline: Option<Outline>,
+    changes: watch::Sender<u64>,
+    members: watch::Sender<Vec<Member>>,
+    may_go_on: Rc<Notify>,
+}
+
+impl Node {
+    /// A node that nobody is connected to yet.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let mut node = Self {
+            view: NodeView::default(),
+            pending: BytesMut::new(),
+            outboxes: BTreeMap::new(),
+            touched: Vec::new(),
+            waiting: VecDeque::new(),
+            next_session: 1,
+            live: BTreeMap::new(),
+            unsynced: None,
+            log_thread_used: false,
+            started: Instant::now(),
+            handing_over: false,
+            outline: None,
+            changes: watch::Sender::new(0),
+            members: watch::Sender::new(Vec::new()),
+            may_go_on: Rc::new(Notify::new()),
+            parts,
+        };
+        node.view.started_millis = node.clock();
+        node.live.insert(node.parts.stored.id.incarnation, node.parts.addresses.clone());
+        node.observe();
+        node
+    }
+
+    /// Who this is.
+    #[must_use]
+    pub fn id(&self) -> ReplicaId {
+        self.parts.stored.id
+    }
+
+    /// The store's token.
+    #[must_use]
+    pub fn token(&self) -> Vec<u8> {
+        self.parts.token.clone()
+    }
+
+    /// Where this node listens.
+    #[must_use]
+    pub fn addresses(&self) -> NodeAddresses {
+        self.parts.addresses.clone()
+    }
+
+    /// The core.
+    #[must_use]
+    pub fn replica(&self) -> &Replica {
+        &self.parts.replica
+    }
+
+    /// Whether clients have to prove who they are.
+    #[must_use]
+    pub fn needs_password(&self) -> bool {
+        self.parts.password.is_some()
+    }
+
+    /// What commands see of the node.
+    #[must_use]
+    pub fn view(&self) -> &NodeView {
+        &self.view
+    }
+
+    /// Where a member listens now, if it told.
+    #[must_use]
+    pub fn live_address(&self, member: Incarnation) -> Option<String> {
+        self.live.get(&member).map(|addresses| addresses.replica.clone())
+    }
+
+    /// Where every node that told listens now.
+    #[must_use]
+    pub fn live(&self) -> BTreeMap<Incarnation, String> {
+        self.live
+            .iter()
+            .map(|(incarnation, addresses)| (*incarnation, addresses.replica.clone()))
+            .collect()
+    }
+
+    /// A member told where it listens.
+    pub fn learn_addresses(&mut self, member: Incarnation, addresses: NodeAddresses) {
+        if self.live.insert(member, addresses.clone()) != Some(addresses) {
+            self.refresh_view();
+            self.members.send_modify(|_| ());
+        }
+    }
+
+    /// Counts the changes that an observer wants to hear of at once.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The members of the configuration; marked as changed also when one of them told a new address.
+    #[must_use]
+    pub fn members(&self) -> watch::Receiver<Vec<Member>> {
+        self.members.subscribe()
+    }
+
+    /// Wakes whoever found that [`Node::may_execute`] is false.
+    #[must_use]
+    pub fn may_go_on(&self) -> Rc<Notify> {
+        Rc::clone(&self.may_go_on)
+    }
+
+    /// For the count of connected clients.
+    pub fn view_mut(&mut self) -> &mut NodeView {
+        &mut self.view
+    }
+
+    /// Milliseconds of the clock that the core works by.
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Milliseconds since the Unix epoch, never before the log's own clock.
+    #[must_use]
+    pub fn clock(&self) -> u64 {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
+        u64::try_from(wall).unwrap_or(u64::MAX).max(self.parts.replica.log().clock())
+    }
+
+    /// Adds a connection and names it.
+    pub fn open_session(&mut self, outbox: Outbox) -> Session {
+        let session = Session(self.next_session);
+        self.next_session += 1;
+        self.outboxes.insert(session, outbox);
+        session
+    }
+
+    /// Forgets a connection. The core hears of it by an event.
+    pub fn close_session(&mut self, session: Session) {
+        if let Some(outbox) = self.outboxes.remove(&session) {
+            outbox.close();
+        }
+    }
+
+    /// Whether commands may execute now. Not while too much waits for its commit; not between the choice of this node
+    /// and its epoch start; and not in a hand-over before the next primary is known.
+    #[must_use]
+    pub fn may_execute(&self) -> bool {
+        let replica = &self.parts.replica;
+        match replica.role() {
+            NodeRole::Primary => !self.handing_over && replica.uncommitted_bytes() + self.pending.len() < MAX_UNCOMMITTED_BYTES,
+            NodeRole::Activating => false,
+            NodeRole::Follower | NodeRole::Blank => !self.handing_over || self.view.primary_heard,
+        }
+    }
+
+    /// From now on commands wait until another node serves.
+    pub fn begin_hand_over(&mut self) {
+        self.handing_over = true;
+        self.observe();
+    }
+
+    /// The hand-over is over.
+    pub fn end_hand_over(&mut self) {
+        self.handing_over = false;
+        self.observe();
+        self.may_go_on.notify_waiters();
+    }
+
+    /// Lends what commands need.
+    pub fn execute<T>(&mut self, run: impl FnOnce(&mut Context<'_>) -> T) -> T {
+        if self.pending.len() > MAX_PENDING_BYTES {
+            self.propose_pending();
+        }
+        let (clock_millis, pending_index) = (self.clock(), self.parts.replica.last().index + 1);
+        run(&mut Context {
+            keyspace: &mut self.parts.keyspace,
+            effects: &mut self.pending,
+            clock_millis,
+            pending_index,
+            view: &self.view,
+            password: self.parts.password.as_deref(),
+        })
+    }
+
+    /// Waits for `commit`, and if `read` for a confirmation sent after now. True: answer; false: deposed first.
+    pub fn wait(&mut self, commit: u64, read: bool) -> oneshot::Receiver<bool> {
+        let (done, receiver) = oneshot::channel();
+        let round = if read { self.parts.replica.read_barrier() } else { 0 };
+        let since = self.now();
+        self.waiting.push_back(Waiting {
+            commit,
+            round,
+            since,
+            done,
+        });
+        receiver
+    }
+
+    /// Proposes what is pending and sends what is due.
+    pub fn flush(&mut self) {
+        self.propose_pending();
+        let mut effects = Vec::new();
+        self.parts.replica.flush(self.now(), &mut effects);
+        self.carry_out(effects);
+        self.answer();
+        self.kick();
+    }
+
+    fn propose_pending(&mut self) {
+        if !self.pending.is_empty() {
+            let clock = self.clock();
+            self.parts.replica.propose(self.pending.split().freeze(), clock);
+        }
+    }
+
+    /// Gives the core one input and carries out what follows. Entries that a follower takes are synced by [`Node::settle`].
+    pub fn step(&mut self, event: Event) {
+        self.propose_pending();
+        let mut effects = Vec::new();
+        self.parts.replica.step(event, self.now(), &mut effects);
+        self.carry_out(effects);
+        self.answer();
+    }
+
+    /// Syncs what a follower wrote since the last call, and sends what is queued. Confirmations leave before the sync.
+    pub fn settle(&mut self) {
+        self.kick();
+        if let Some(generation) = self.unsynced.take() {
+            let index = or_abort(lock(&self.parts.log).sync());
+            self.step(Event::LogDurable { generation, index });
+            self.kick();
+        }
+    }
+
+    /// Time passed.
+    pub fn tick(&mut self) {
+        if self.parts.replica.serving() && self.may_execute() {
+            let (clock, index) = (self.clock(), self.parts.replica.last().index + 1);
+            let mut change = Change {
+                effects: &mut self.pending,
+                index,
+            };
+            self.parts.keyspace.expire_due(clock, MAX_EXPIRED_PER_TICK, &mut change);
+        }
+        self.step(Event::Tick);
+        self.settle();
+        let now = self.now();
+        while self.waiting.front().is_some_and(|waiting| now - waiting.since > MAX_WAIT_MILLIS) {
+            let waiting = self.waiting.pop_front().expect("checked by the condition");
+            // The client may be gone; nobody waits then.
+            let _ = waiting.done.send(false);
+        }
+    }
+
+    fn kick(&mut self) {
+        for session in std::mem::take(&mut self.touched) {
+            if let Some(outbox) = self.outboxes.get(&session) {
+                outbox.kick();
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        let mut queue = VecDeque::from(effects);
+        while let Some(effect) = queue.pop_front() {
+            match effect {
+                Effect::PersistHardState(hard) => {
+                    self.parts.stored.hard = hard;
+                    or_abort(self.parts.superblock.write(&self.parts.stored));
+                }
+                Effect::Send(session, append) => self.push(session, &quorate_api::wire::Request::Append(append)),
+                Effect::Reply(session, reply) => self.push(session, &reply),
+                Effect::AppendLog {
+                    generation,
+                    commit,
+                    entries,
+                } => self.append_log(generation, commit, entries),
+                Effect::TruncateLog(index) => {
+                    self.drain_log_thread();
+                    or_abort(lock(&self.parts.log).truncate_after(index));
+                }
+                Effect::Apply(entries) => self.apply(&entries),
+                Effect::Rebuild(commit) => self.rebuild(commit),
+                Effect::ReadLog { session, after, max_bytes } => {
+                    let read = or_abort(self.parts.reader.read(after, max_bytes));
+                    let mut more = Vec::new();
+                    self.parts
+                        .replica
+                        .step(Event::LogRead { session, read: Some(read) }, self.now(), &mut more);
+                    queue.extend(more);
+                }
+                // The log is never trimmed, so a member is never too far behind for it.
+                Effect::SendSnapshot(_) | Effect::ReceiveSnapshot(..) | Effect::InstallSnapshot(_) => {}
+                Effect::Serving(epoch) => tracing::info!(%epoch, "serving as primary"),
+                Effect::SteppedDown(epoch) => {
+                    tracing::info!(%epoch, "stepped down");
+                    for waiting in self.waiting.drain(..) {
+                        // The client may be gone; nobody waits then.
+                        let _ = waiting.done.send(false);
+                    }
+                    self.may_go_on.notify_waiters();
+                }
+            }
+        }
+        self.observe();
+    }
+
+    /// Looks at the core after it may have changed, and tells whoever wants to know.
+    fn observe(&mut self) {
+        let replica = &self.parts.replica;
+        self.view.commit = replica.commit();
+        self.view.stale_reads = replica.state_is_committed();
+        let outline = Outline {
+            role: replica.role(),
+            promised: replica.promised(),
+            primary: replica.primary_view(0).map(|view| (view.incarnation, view.connected)),
+            configuration: replica.configuration().map(|(id, _)| *id),
+            links: replica.link_count(),
+            damaged: replica.damaged(),
+            terminating: self.handing_over,
+        };
+        let before = self.outline.replace(outline);
+        if before == Some(outline) {
+            return;
+        }
+        if before.is_none_or(|before| before.configuration != outline.configuration) {
+            let members = replica.configuration().map(|(_, c)| c.members().to_vec()).unwrap_or_default();
+            self.members.send_replace(members);
+        }
+        self.refresh_view();
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    fn push(&mut self, session: Session, frame: &impl quorate_api::wire::Frame) {
+        if let Some(outbox) = self.outboxes.get(&session) {
+            outbox.push(frame);
+            if self.touched.last() != Some(&session) {
+                self.touched.push(session);
+            }
+        }
+    }
+
+    fn append_log(&mut self, generation: u64, commit: u64, entries: Vec<Arc<Entry>>) {
+        if matches!(self.parts.replica.role(), NodeRole::Primary | NodeRole::Activating) {
+            // Peers first: their sync runs while ours does.
+            self.kick();
+            self.parts.log_thread.append(generation, commit, entries);
+            self.log_thread_used = true;
+        } else {
+            self.drain_log_thread();
+            or_abort(lock(&self.parts.log).append(&entries, commit));
+            self.unsynced = Some(generation);
+        }
+    }
+
+    fn drain_log_thread(&mut self) {
+        if std::mem::take(&mut self.log_thread_used) {
+            self.parts.log_thread.drain();
+        }
+    }
+
+    fn apply(&mut self, entries: &[Arc<Entry>]) {
+        for entry in entries {
+            if let EntryBody::Effects(effects) = &entry.body {
+                self.parts
+                    .keyspace
+                    .apply(effects, entry.id.index)
+                    .expect("a committed entry was encoded by a primary of this protocol version");
+            }
+        }
+    }
+
+    fn rebuild(&mut self, commit: u64) {
+        tracing::info!(commit, "building the state anew without entries that were cut off");
+        self.parts.keyspace = Keyspace::new();
+        let mut after = 0;
+        while after < commit {
+            let read = or_abort(self.parts.reader.read(after, 8 << 20));
+            let (_, mut entries) = read;
+            entries.retain(|entry| entry.id.index <= commit);
+            let Some(last) = entries.last() else { break };
+            after = last.id.index;
+            self.apply(&entries);
+        }
+    }
+
+    /// Answers whoever waited for what is committed and confirmed by now.
+    fn answer(&mut self) {
+        if self.waiting.is_empty() || !self.parts.replica.serving() {
+            return;
+        }
+        let (commit, round) = (self.parts.replica.commit(), self.parts.replica.confirmed_round());
+        if self.may_execute() {
+            self.may_go_on.notify_waiters();
+        }
+        while self
+            .waiting
+            .front()
+            .is_some_and(|waiting| waiting.commit <= commit && waiting.round <= round)
+        {
+            let waiting = self.waiting.pop_front().expect("checked by the condition");
+            // The client may be gone; nobody waits then.
+            let _ = waiting.done.send(true);
+        }
+    }
+
+    fn refresh_view(&mut self) {
+        let replica = &self.parts.replica;
+        let primary = replica.primary_view(0);
+        let members = replica
+            .configuration()
+            .map_or(&[][..], |(_, configuration)| configuration.members());
+        let endpoint = |incarnation: Incarnation| {
+            let live = self.live.get(&incarnation)?;
+            Some(NodeEndpoint {
+                node_id: node_id(incarnation),
+                host: live.client_host.clone(),
+                port: live.client_port,
+                up: incarnation == self.parts.stored.id.incarnation || replica.linked(incarnation),
+            })
+        };
+        self.view.primary_heard = primary.as_ref().is_some_and(|view| view.connected);
+        let primary = primary.map(|view| view.incarnation);
+        self.view.me = endpoint(self.parts.stored.id.incarnation).expect("a node knows its own address");
+        // Clients that ask for the map while no primary is known are told the last one: they come back to ask again.
+        if let Some(known) = primary.and_then(endpoint) {
+            self.view.primary = Some(known);
+        }
+        let shown = self.view.primary.as_ref().map(|primary| primary.node_id.as_str());
+        self.view.replicas = members
+            .iter()
+            .filter_map(|member| endpoint(member.incarnation))
+            .filter(|endpoint| Some(endpoint.node_id.as_str()) != shown)
+            .collect();
+        self.view.write_quorum = replica.configuration().map_or(0, |(_, configuration)| configuration.quorum().write);
+        self.view.serving = replica.serving();
+        self.view.shard = self.parts.stored.id.shard;
+        self.view.epoch = replica.promised().number;
+        self.view.max_memory = self.parts.max_memory;
+        self.view.store.clone_from(&self.parts.store);
+    }
+
+    /// What the operator is told.
+    #[must_use]
+    pub fn status(&self) -> Reply {
+        Reply::Status(Box::new(self.node_status()))
+    }
+
+    /// What this node says of itself.
+    #[must_use]
+    pub fn node_status(&self) -> NodeStatus {
+        let replica = &self.parts.replica;
+        let now = self.now();
+        NodeStatus {
+            id: self.id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            role: replica.role(),
+            promised: replica.promised(),
+            last: replica.last(),
+            durable: replica.durable(),
+            commit: replica.commit(),
+            configuration: replica.configuration().cloned(),
+            primary: replica.primary_view(now),
+            peers: replica.peers(now),
+            damaged: replica.damaged(),
+            terminating: self.handing_over,
+            keys: self.parts.keyspace.len(),
+            memory_bytes: self.parts.keyspace.memory_bytes(),
+            writes_refused: None,
+        }
+    }
+
+    /// Sends a reply that the core does not give.
+    pub fn reply(&mut self, session: Session, reply: &Reply) {
+        self.push(session, reply);
+        self.kick();
+    }
+}
+
+/// The name of a member in CLUSTER NODES: 40 hexadecimal digits, of which 32 are its incarnation.
+fn node_id(incarnation: Incarnation) -> String {
+    format!("{:032x}00000000", incarnation.0.as_u128())
+}
+
+fn lock(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
+    log.lock().expect("a thread that fails with the log in hand ends the process")
+}

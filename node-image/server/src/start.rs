@@ -1,0 +1,158 @@
+//! Starts a node: identity, recovery from disk, sockets, tasks; and its graceful end.
+
+use crate::config::{NodeArgs, join};
+use crate::drive::hand_over;
+use crate::keyspace::Keyspace;
+use crate::runtime::log_thread::LogThread;
+use crate::runtime::node::{Node, Parts, Stored};
+use crate::runtime::{Shared, clients, flush, http, peers, tick};
+use crate::storage::{DirectoryLock, Log, LogOptions, Superblock};
+use anyhow::{Context, bail};
+use quorate_api::{EntryBody, Incarnation, Position, ReplicaId};
+use quorate_protocol::{HardState, LogView, Replica, Settings};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::task::spawn_local;
+
+/// After a hand-over, clients are told where the new primary is for so long.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// When it cannot start: the message says what to do.
+pub async fn run(args: NodeArgs) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    std::fs::create_dir_all(&args.data_dir).with_context(|| format!("create {}", args.data_dir.display()))?;
+    let _lock = DirectoryLock::acquire(&args.data_dir)?;
+    let client_listener = listen(&args.bind, args.client_port).await?;
+    let replica_listener = listen(&args.bind, args.replica_port).await?;
+    let http_listener = listen(&args.bind, args.http_port).await?;
+    let (durable, reports) = unbounded_channel();
+    let node = recover(&args, durable)?;
+    tracing::info!(
+        id = %node.id().incarnation,
+        role = ?node.replica().role(),
+        last = node.replica().last().index,
+        commit = node.replica().commit(),
+        client_port = args.client_port,
+        "node started"
+    );
+    let shared = Shared::new(node);
+    spawn_local(peers::take_durable(Rc::clone(&shared), reports));
+    spawn_local(flush(Rc::clone(&shared)));
+    spawn_local(tick(Rc::clone(&shared)));
+    spawn_local(peers::keep_links(Rc::clone(&shared)));
+    spawn_local(peers::serve(Rc::clone(&shared), replica_listener));
+    spawn_local(clients::serve(Rc::clone(&shared), client_listener));
+    let health = spawn_local(http::serve(Rc::clone(&shared), http_listener));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = health => bail!("the health endpoint ended: {ended:?}"),
+    }
+    let primary = shared.node.borrow().replica().serving();
+    tracing::info!(primary, "told to stop");
+    if primary {
+        match hand_over(&shared).await {
+            Ok(()) => tokio::time::sleep(LINGER).await,
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "stopping without a hand-over"),
+        }
+    }
+    Ok(())
+}
+
+async fn listen(bind: &str, port: u16) -> anyhow::Result<TcpListener> {
+    let address = join(bind, port);
+    TcpListener::bind(&address).await.with_context(|| format!("listen on {address}"))
+}
+
+/// Brings the node back from its volume, or gives an empty volume an identity.
+fn recover(args: &NodeArgs, durable: tokio::sync::mpsc::UnboundedSender<crate::runtime::log_thread::Durable>) -> anyhow::Result<Node> {
+    let (store, shard, ordinal) = (args.store(), args.shard, args.ordinal()?);
+    let options = LogOptions {
+        segment_bytes: args.segment_bytes,
+    };
+    let directory = args.data_dir.join("log");
+    let (mut superblock, mut stored) = match Superblock::open::<Stored>(&args.data_dir)? {
+        Some(found) => found,
+        None => {
+            let holds_log = std::fs::read_dir(&directory).is_ok_and(|mut files| files.next().is_some());
+            if holds_log {
+                bail!(
+                    "{} holds a log but no superblock: part of the volume is lost. Move it aside to start this replica empty; \
+                     it then rejoins as a new member",
+                    args.data_dir.display()
+                );
+            }
+            let id = ReplicaId {
+                store,
+                shard,
+                ordinal,
+                incarnation: Incarnation(uuid::Uuid::new_v4()),
+            };
+            let stored = Stored {
+                id,
+                hard: HardState::default(),
+            };
+            (Superblock::create(&args.data_dir, &stored)?, stored)
+        }
+    };
+    let id = stored.id;
+    if (id.store, id.shard, id.ordinal) != (store, shard, ordinal) {
+        bail!(
+            "{} belongs to store {} shard {} replica {}, and this node is store {store} shard {shard} replica {ordinal}: \
+             give it the right volume",
+            args.data_dir.display(),
+            id.store,
+            id.shard,
+            id.ordinal
+        );
+    }
+    let (mut log, recovered) = Log::open(&directory, options)?;
+    if let Some(damage) = recovered.damage {
+        tracing::error!(first = damage.first, last = ?damage.last, "log entries that were durable do not read: waiting for peers to repair them");
+        // Remembered before they are cut off: this replica may be the only one that acknowledged them.
+        stored.hard.unreadable = stored.hard.unreadable.max(Some(damage.last));
+        superblock.write(&stored)?;
+        log.truncate_after(damage.first - 1)?;
+    }
+    let mut view = LogView::new(Position::default(), None, 0);
+    let mut keyspace = Keyspace::new();
+    let commit = recovered.commit_hint;
+    for entry in recovered.entries {
+        if let EntryBody::Effects(effects) = &entry.body
+            && entry.id.index <= commit
+        {
+            keyspace
+                .apply(effects, entry.id.index)
+                .with_context(|| format!("entry {} holds effects that this version does not know", entry.id.index))?;
+        }
+        view.push(entry);
+        view.shrink_tail(commit);
+    }
+    view.forget_configurations(commit);
+    let replica = Replica::new(id.incarnation, Settings::default(), stored.hard.clone(), view, commit);
+    let reader = log.reader();
+    let log = Arc::new(Mutex::new(log));
+    let log_thread = LogThread::start(Arc::clone(&log), durable)?;
+    Ok(Node::new(Parts {
+        stored,
+        superblock,
+        replica,
+        keyspace,
+        log,
+        reader,
+        log_thread,
+        token: args.token()?,
+        addresses: args.addresses(),
+        max_memory: args.max_memory,
+        store: args.store_name.clone(),
+        password: args.password()?,
+    }))
+}
