@@ -2,11 +2,11 @@
 //!
 //! [`resp`] reads what clients send, [`command`] executes it on the [`keyspace`]; [`storage`] keeps what must survive;
 //! [`runtime`] joins them with the sockets and the replication core on one thread; [`start`] brings a node up from its volume and down
-//! again; [`drive`] runs view changes that a node or, with the [`tools`], a person asks for.
+//! again, with a [`mod@hand_over`]; with the [`tools`] a person runs view changes.
 
 pub mod command;
 pub mod config;
-pub mod drive;
+pub mod hand_over;
 pub mod keyspace;
 pub mod resp;
 pub mod runtime;

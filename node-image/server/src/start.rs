@@ -1,7 +1,7 @@
 //! Starts a node: identity, recovery from disk, sockets, tasks; and its graceful end.
 
 use crate::config::{NodeArgs, join};
-use crate::drive::hand_over;
+use crate::hand_over::hand_over;
 use crate::keyspace::Keyspace;
 use crate::runtime::log_thread::LogThread;
 use crate::runtime::node::{Node, Parts, Stored};

@@ -1,12 +1,11 @@
 //! The command line's own view changes, for nodes that run without Kubernetes: bootstrap, failover, status.
 
 use crate::config::read_token;
-use crate::drive::{drive, epoch_above};
-use crate::runtime::connection::{dial, read_frame, write_frame};
 use anyhow::{Context, bail};
 use clap::Args;
 use quorate_api::wire::{ClientKind, Reply, Request};
 use quorate_api::{Configuration, Member, NodeStatus, Quorum};
+use quorate_client::{dial, drive, epoch_above, read_frame, write_frame};
 use quorate_protocol::{Driver, ViewChanged};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -84,7 +83,9 @@ pub async fn bootstrap(group: &GroupArgs, quorum: Option<QuorumArg>) -> anyhow::
         read: majority.read,
     });
     let driver = Driver::bootstrap(epoch_above(highest), Configuration::new(members, write, read)?);
-    Ok(drive(driver, &token, &BTreeMap::new(), Duration::from_secs(group.timeout_seconds)).await?)
+    Ok(drive(driver, &token, &BTreeMap::new(), Duration::from_secs(group.timeout_seconds))
+        .await?
+        .changed)
 }
 
 /// Has the group choose a primary anew among the nodes that answer.
@@ -108,5 +109,7 @@ pub async fn failover(group: &GroupArgs) -> anyhow::Result<ViewChanged> {
         bail!("no node that answers belongs to a group yet: bootstrap one first");
     }
     let driver = Driver::keep(epoch_above(highest), known, None);
-    Ok(drive(driver, &token, &live, Duration::from_secs(group.timeout_seconds)).await?)
+    Ok(drive(driver, &token, &live, Duration::from_secs(group.timeout_seconds))
+        .await?
+        .changed)
 }

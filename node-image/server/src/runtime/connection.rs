@@ -4,63 +4,17 @@ use anyhow::{Context, bail};
 use bytes::{Buf, BytesMut};
 use quorate_api::ReplicaId;
 use quorate_api::auth::{Side, prove, verify};
-use quorate_api::wire::{Challenge, ClientKind, Frame, Hello, NodeAddresses, VERSION, Welcome, take};
+use quorate_api::wire::{Challenge, ClientKind, Frame, Hello, NodeAddresses, VERSION, Welcome};
+use quorate_client::connect::{Established, HANDSHAKE_TIMEOUT, nonce, read_frame, write_frame};
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
-/// A peer that does not shake hands in this time is nobody.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes that may wait for a peer: twice what the core keeps in flight. A peer that takes less is cut off.
 const MAX_OUTBOX_BYTES: usize = 96 << 20;
-
-/// A random text that nobody can foresee.
-fn nonce() -> String {
-    format!("{:032x}", rand::random::<u128>())
-}
-
-/// Reads one frame.
-///
-/// # Errors
-/// When the connection ends or the frame is malformed.
-pub async fn read_frame<F: Frame>(read: &mut OwnedReadHalf, buffer: &mut BytesMut) -> anyhow::Result<F> {
-    loop {
-        if let Some(frame) = take(buffer)? {
-            return Ok(frame);
-        }
-        if read.read_buf(buffer).await? == 0 {
-            bail!("the connection was closed");
-        }
-    }
-}
-
-/// Writes one frame.
-///
-/// # Errors
-/// When the connection ends.
-pub async fn write_frame(write: &mut OwnedWriteHalf, frame: &impl Frame) -> anyhow::Result<()> {
-    let mut bytes = BytesMut::new();
-    frame.encode(&mut bytes);
-    write.write_all(&bytes).await?;
-    Ok(())
-}
-
-/// A connection after its handshake.
-#[derive(Debug)]
-pub struct Established<P> {
-    /// Frames of the other side.
-    pub read: OwnedReadHalf,
-    /// Our frames.
-    pub write: OwnedWriteHalf,
-    /// What was read beyond the handshake.
-    pub buffer: BytesMut,
-    /// What the other side said of itself.
-    pub peer: P,
-}
 
 /// Shakes hands as the side that was dialled.
 ///
@@ -101,44 +55,6 @@ pub async fn accept(stream: TcpStream, token: &[u8], id: ReplicaId, addresses: N
     })
     .await
     .context("handshake took too long")?
-}
-
-/// Dials and shakes hands.
-///
-/// # Errors
-/// When nobody answers, or the server does not prove that it knows the token.
-pub async fn dial(address: &str, token: &[u8], client: ClientKind) -> anyhow::Result<Established<Welcome>> {
-    tokio::time::timeout(HANDSHAKE_TIMEOUT, async {
-        let stream = TcpStream::connect(address).await.with_context(|| format!("dial {address}"))?;
-        stream.set_nodelay(true)?;
-        let (mut read, mut write) = stream.into_split();
-        let mut buffer = BytesMut::with_capacity(64 << 10);
-        let challenge: Challenge = read_frame(&mut read, &mut buffer).await?;
-        let ours = nonce();
-        let proof = prove(token, Side::Client, &challenge.nonce, &ours);
-        write_frame(
-            &mut write,
-            &Hello {
-                version: VERSION,
-                nonce: ours.clone(),
-                proof,
-                client,
-            },
-        )
-        .await?;
-        let welcome: Welcome = read_frame(&mut read, &mut buffer).await?;
-        if !verify(token, Side::Server, &challenge.nonce, &ours, &welcome.proof) {
-            bail!("the node at {address} does not know the store's token");
-        }
-        Ok(Established {
-            read,
-            write,
-            buffer,
-            peer: welcome,
-        })
-    })
-    .await
-    .with_context(|| format!("handshake with {address} took too long"))?
 }
 
 #[derive(Debug)]

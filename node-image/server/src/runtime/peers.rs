@@ -4,13 +4,14 @@
 //! the member told last, else to its DNS name; whoever answers there must be that incarnation.
 
 use super::Shared;
-use super::connection::{Established, Outbox, accept, dial, read_frame};
+use super::connection::{Outbox, accept};
 use super::log_thread::Durable;
-use crate::drive::hand_over;
+use crate::hand_over::hand_over;
 use anyhow::bail;
 use bytes::BytesMut;
 use quorate_api::wire::{ClientKind, Reply, Request, Welcome, take};
 use quorate_api::{Incarnation, Member};
+use quorate_client::connect::{Established, dial, read_frame};
 use quorate_protocol::{Event, Session};
 use std::collections::BTreeMap;
 use std::rc::Rc;

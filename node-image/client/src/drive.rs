@@ -1,16 +1,14 @@
 //! Runs a view-change driver over the network: one connection for each member that it asks, and a bound on the whole.
 //!
-//! The primary that is told to stop drives one itself ([`hand_over`]), so that a graceful stop costs milliseconds; the
-//! tools of the command line drive the others. Nothing here is trusted: the members keep every rule themselves.
+//! The operator runs it, a primary that is told to stop, and the tools of the command line. Nothing here is trusted: the
+//! members keep every rule themselves.
 
-use crate::runtime::Shared;
-use crate::runtime::connection::{Established, dial, read_frame, write_frame};
+use crate::connect::{Established, dial, read_frame, write_frame};
 use anyhow::bail;
 use quorate_api::wire::{ClientKind, Reply, Request};
 use quorate_api::{Epoch, Incarnation, Member};
 use quorate_protocol::{Driver, DriverEffect, DriverFailure, FenceProgress, ViewChanged};
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
@@ -18,15 +16,22 @@ use tokio::time::Instant;
 
 /// Between two attempts to reach a member.
 const RETRY: Duration = Duration::from_millis(50);
-/// A hand-over that takes longer is left to whoever drives next.
-const HAND_OVER_DEADLINE: Duration = Duration::from_secs(5);
-/// The hand-over begins when another member holds the whole log, or after this time.
-const SUCCESSOR_WAIT: Duration = Duration::from_secs(2);
 /// A driver waits so long for a better choice than the replica that it avoids.
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// Where members are reached, beside their DNS names.
 pub type Live = BTreeMap<Incarnation, String>;
+
+/// A view change that came about, and when.
+#[derive(Clone, Debug)]
+pub struct Driven {
+    /// What it led to.
+    pub changed: ViewChanged,
+    /// The moment when enough members had promised.
+    pub fenced: Instant,
+    /// The moment when the new primary said that it serves.
+    pub served: Instant,
+}
 
 /// Why a view change did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -69,17 +74,18 @@ pub fn epoch_above(number: u64) -> Epoch {
 ///
 /// # Errors
 /// See [`DriveError`].
-pub async fn drive(mut driver: Driver, token: &[u8], live: &Live, deadline: Duration) -> Result<ViewChanged, DriveError> {
+pub async fn drive(mut driver: Driver, token: &[u8], live: &Live, deadline: Duration) -> Result<Driven, DriveError> {
     let (answers, mut inbox) = unbounded_channel();
     let mut asking = JoinSet::new();
     let deadline = Instant::now() + deadline;
     let mut settle = Instant::now() + SETTLE;
+    let mut fenced = Instant::now();
     let mut effects = driver.requests();
     loop {
         for effect in std::mem::take(&mut effects) {
             match effect {
                 DriverEffect::Fence(member, request) => {
-                    asking.spawn_local(ask(
+                    asking.spawn(ask(
                         member,
                         Request::Fence(request),
                         token.to_owned(),
@@ -88,7 +94,8 @@ pub async fn drive(mut driver: Driver, token: &[u8], live: &Live, deadline: Dura
                     ));
                 }
                 DriverEffect::Activate(member, request) => {
-                    asking.spawn_local(ask(
+                    fenced = Instant::now();
+                    asking.spawn(ask(
                         member,
                         Request::Activate(request),
                         token.to_owned(),
@@ -96,7 +103,13 @@ pub async fn drive(mut driver: Driver, token: &[u8], live: &Live, deadline: Dura
                         answers.clone(),
                     ));
                 }
-                DriverEffect::Done(done) => return Ok(done),
+                DriverEffect::Done(changed) => {
+                    return Ok(Driven {
+                        changed,
+                        fenced,
+                        served: Instant::now(),
+                    });
+                }
                 DriverEffect::Failed(failure) => return Err(failure.into()),
             }
         }
@@ -144,38 +157,4 @@ async fn ask_at(address: &str, member: &Member, request: &Request, token: &[u8])
     }
     write_frame(&mut write, request).await?;
     read_frame(&mut read, &mut buffer).await
-}
-
-/// Gives the primary's part to another member; returns at once on a node that has none.
-///
-/// Commands wait from here on: the caller ends the hand-over.
-///
-/// # Errors
-/// When nobody can take over: this node is alone, or too few members answer.
-pub async fn hand_over(shared: &Rc<Shared>) -> anyhow::Result<()> {
-    {
-        let mut node = shared.node.borrow_mut();
-        if !node.replica().serving() {
-            return Ok(());
-        }
-        if node.replica().configuration().is_some_and(|(_, c)| c.members().len() == 1) {
-            bail!("the group has one member: there is nobody to hand over to");
-        }
-        node.begin_hand_over();
-        node.flush();
-    }
-    let patience = Instant::now() + SUCCESSOR_WAIT;
-    while Instant::now() < patience && shared.node.borrow().replica().serving() && !shared.node.borrow().replica().has_successor() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    let (driver, token, live) = {
-        let node = shared.node.borrow();
-        let replica = node.replica();
-        let known = replica.log().configurations().iter().map(|(_, c)| c.clone()).collect();
-        let driver = Driver::keep(epoch_above(replica.promised().number), known, Some(node.id().incarnation));
-        (driver, node.token(), node.live())
-    };
-    let done = drive(driver, &token, &live, HAND_OVER_DEADLINE).await?;
-    tracing::info!(primary = %done.primary.incarnation, epoch = %done.start.epoch, "handed over");
-    Ok(())
 }

@@ -1,0 +1,44 @@
+//! Conditions and their reasons: everything that a store can wait for, in one place.
+
+/// The store is bootstrapped, every shard has a primary that serves, and every replica is in sync.
+pub const READY: &str = "Ready";
+/// Every shard has a primary that acknowledges writes.
+pub const AVAILABLE: &str = "Available";
+/// The spec was accepted and its objects are applied.
+pub const RECONCILED: &str = "Reconciled";
+/// A shard lost its primary and cannot have another one; the message has the numbers.
+pub const FAILOVER_BLOCKED: &str = "FailoverBlocked";
+/// The spec works, but not as well as it looks; the message says why.
+pub const WARNING: &str = "Warning";
+
+/// Reasons of the conditions.
+pub mod reasons {
+    /// All is well.
+    pub const SERVING: &str = "Serving";
+    /// Pods are not running or not reachable yet.
+    pub const WAITING_FOR_REPLICAS: &str = "WaitingForReplicas";
+    /// All replicas are there; the first epoch is being started.
+    pub const BOOTSTRAPPING: &str = "Bootstrapping";
+    /// Replicas of a bootstrapped store came back empty: refused, so that emptiness is not taken for the data.
+    pub const DATA_LOST: &str = "DataLost";
+    /// The primary is lost; another one is being promoted.
+    pub const FAILING_OVER: &str = "FailingOver";
+    /// Too few replicas answer for a failover.
+    pub const TOO_FEW_REPLICAS: &str = "TooFewReplicas";
+    /// The primary serves; some replica is missing or behind.
+    pub const REPLICAS_BEHIND: &str = "ReplicasBehind";
+    /// No primary, and `failover.mode` is Manual.
+    pub const MANUAL: &str = "ManualFailover";
+    /// Objects are applied.
+    pub const APPLIED: &str = "Applied";
+    /// `spec.paused` is set.
+    pub const PAUSED: &str = "Paused";
+    /// The API server refused an object; the message is its answer.
+    pub const APPLY_FAILED: &str = "ApplyFailed";
+    /// An even number of replicas tolerates no more failures than one less.
+    pub const EVEN_REPLICAS: &str = "EvenReplicas";
+    /// One replica has no redundancy.
+    pub const SINGLE_REPLICA: &str = "SingleReplica";
+    /// Nothing to say.
+    pub const NONE: &str = "None";
+}

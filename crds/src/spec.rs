@@ -1,0 +1,182 @@
+//! What a user asks for.
+#![allow(unreachable_pub, reason = "the schema derive makes a public twin of each type inside a function")]
+
+use crate::status::ReplicatedStoreStatus;
+use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A replicated key-value store that speaks the Redis protocol. An acknowledged write is on the disks of a write quorum
+/// and survives every failover.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "quorate.io",
+    version = "v1alpha1",
+    kind = "ReplicatedStore",
+    namespaced,
+    shortname = "rstore",
+    category = "all",
+    status = "ReplicatedStoreStatus",
+    doc = "A replicated key-value store that speaks the Redis protocol. An acknowledged write is on the disks of a write quorum and survives every failover.",
+    derive = "PartialEq",
+    scale(
+        spec_replicas_path = ".spec.shards",
+        status_replicas_path = ".status.readyShards",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Shards", type_ = "integer", json_path = ".spec.shards"),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".spec.replicasPerShard"),
+    printcolumn(name = "Primary", type_ = "string", json_path = ".status.shards[*].primary"),
+    printcolumn(name = "Epoch", type_ = "string", json_path = ".status.shards[*].epoch"),
+    printcolumn(name = "Failover-ms", type_ = "integer", json_path = ".status.lastFailover.durationMillis", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.size() <= 40").message("the name may have 40 characters at most: pods add a suffix to it")
+)]
+#[x_kube(
+    validation = Rule::new("self.shards == 1").message("this version runs stores of one shard: set spec.shards to 1"),
+    validation = Rule::new("!has(self.quorum) || (self.quorum.write <= self.replicasPerShard && self.quorum.read <= self.replicasPerShard)")
+        .message("quorum.write and quorum.read may not be above replicasPerShard"),
+    validation = Rule::new("!has(self.quorum) || self.quorum.write + self.quorum.read > self.replicasPerShard")
+        .message("quorum.write + quorum.read must be above replicasPerShard, or a read could miss an acknowledged write"),
+    validation = Rule::new("!has(self.quorum) || 2 * self.quorum.write > self.replicasPerShard")
+        .message("2 * quorum.write must be above replicasPerShard, or two halves could both acknowledge writes"),
+    validation = Rule::new("self.replicasPerShard == oldSelf.replicasPerShard")
+        .message("replicasPerShard cannot be changed in this version"),
+    validation = Rule::new("has(self.quorum) == has(oldSelf.quorum) && (!has(self.quorum) || self.quorum == oldSelf.quorum)")
+        .message("quorum cannot be changed in this version")
+)]
+pub struct ReplicatedStoreSpec {
+    /// Number of shards. Default 1. This version runs stores of one shard.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1))]
+    pub shards: i32,
+    /// Replicas of every shard, the primary included. Default 3. Cannot be changed in this version.
+    /// An even number tolerates no more failures than one less.
+    #[serde(default = "three")]
+    #[schemars(range(min = 1, max = 7))]
+    pub replicas_per_shard: i32,
+    /// Sizes of the write and the read quorum. Default: a majority for both. Cannot be changed in this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<Quorum>,
+    /// When and how a primary is replaced.
+    #[serde(default)]
+    pub failover: Failover,
+    /// The volume of every replica.
+    #[serde(default)]
+    pub storage: Storage,
+    /// Memory for data, as a Kubernetes quantity (`512Mi`). Beyond it, writes that need memory are refused with an OOM
+    /// error. Default: no limit. May be changed; it takes effect when a pod restarts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_memory: Option<String>,
+    /// Image of the store node. Default: the one that this operator was released with. A change restarts no pod by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// CPU and memory of a pod, as in a pod's spec. Default: none. A change restarts no pod by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// Labels that a node must have to run a replica. Default: none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that replicas tolerate, as in a pod's spec. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// Stops the operator from changing objects of this store. Failovers still happen. Default false.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+fn one() -> i32 {
+    1
+}
+
+fn three() -> i32 {
+    3
+}
+
+/// Sizes of quorums, in replicas. With V replicas, writes survive V − write failures, reads V − read, and a failover
+/// succeeds with min(write, read) − 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Quorum {
+    /// Replicas that must have a write on their disk before it is acknowledged.
+    #[schemars(range(min = 1))]
+    pub write: i32,
+    /// Replicas, the primary included, that must confirm the primary before a read is answered.
+    #[schemars(range(min = 1))]
+    pub read: i32,
+}
+
+/// Who starts a failover.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FailoverMode {
+    /// The operator.
+    #[default]
+    Automatic,
+    /// A person.
+    Manual,
+}
+
+/// When and how a primary is replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Failover {
+    /// Automatic or Manual. Default Automatic. May be changed.
+    pub mode: FailoverMode,
+    /// Milliseconds between two heartbeats of a node to the operator. Default 200. May be changed.
+    #[schemars(range(min = 20, max = 60000))]
+    pub heartbeat_millis: i32,
+    /// Milliseconds without a sign of life after which a node is suspected. A connection that breaks counts at once.
+    /// Smaller is faster and makes mistakes more often; a mistake costs a short outage, never data. Default 1000. May be changed.
+    #[schemars(range(min = 100, max = 600000))]
+    pub suspect_after_millis: i32,
+    /// Seconds between two failovers of a shard. Default 0. May be changed.
+    #[schemars(range(min = 0, max = 3600))]
+    pub min_interval_seconds: i32,
+}
+
+impl Default for Failover {
+    fn default() -> Self {
+        Self {
+            mode: FailoverMode::Automatic,
+            heartbeat_millis: 200,
+            suspect_after_millis: 1000,
+            min_interval_seconds: 0,
+        }
+    }
+}
+
+fn one_gibibyte() -> String {
+    "1Gi".to_owned()
+}
+
+/// The volume of every replica. Volumes are kept when the store is deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.size == oldSelf.size").message("storage.size cannot be changed in this version"),
+    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
+        .message("storage.storageClassName is immutable: a volume cannot move to another class")
+)]
+pub struct Storage {
+    /// Size, as a Kubernetes quantity. Default 1Gi. Cannot be changed in this version.
+    #[serde(default = "one_gibibyte")]
+    #[schemars(regex(pattern = "^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$"))]
+    pub size: String,
+    /// Storage class. Default: the cluster's default class. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class_name: Option<String>,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self {
+            size: one_gibibyte(),
+            storage_class_name: None,
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What the operator tells. A record for people and a hint against duelling drivers: nothing here is needed for safety.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the operator tells of a store.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReplicatedStoreStatus {
+    /// The generation of the spec that the rest was computed from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Label selector of the store's pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// Shards whose primary serves.
+    pub ready_shards: i32,
+    /// What is so, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Every shard.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["index"]))]
+    pub shards: Vec<ShardStatus>,
+    /// The last time that a primary was replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failover: Option<LastFailover>,
+}
+
+/// One shard.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ShardStatus {
+    /// Number of the shard.
+    pub index: i32,
+    /// Number of the epoch in force.
+    pub epoch: i64,
+    /// Pod of the primary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub primary: Option<String>,
+    /// Sizes of the configuration in force, and what they tolerate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<ShardQuorum>,
+    /// Hash slots that it owns.
+    pub slots: i32,
+    /// Its replicas.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<ReplicaStatus>,
+}
+
+/// Sizes of quorums and the failures that they tolerate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardQuorum {
+    /// Members.
+    pub replicas: i32,
+    /// Members that hold a write before it is acknowledged.
+    pub write: i32,
+    /// Members that confirm the primary before a read is answered.
+    pub read: i32,
+    /// Members that must answer for a failover.
+    pub fence: i32,
+    /// Failed members with which writes are acknowledged.
+    pub writes_tolerate: i32,
+    /// Failed members with which reads are answered.
+    pub reads_tolerate: i32,
+    /// Failed members with which a failover succeeds.
+    pub failover_tolerates: i32,
+}
+
+/// The part that a replica plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ReplicaRole {
+    /// Serves.
+    Primary,
+    /// Follows.
+    Replica,
+    /// Holds nothing yet.
+    Blank,
+    /// Not reached by the operator.
+    Unreachable,
+}
+
+/// One replica.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaStatus {
+    /// Its pod.
+    pub name: String,
+    /// Its incarnation: the life of its volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// What it does.
+    pub role: ReplicaRole,
+    /// Whether it holds, durably, what the primary has committed, or is a moment away from it.
+    pub synced: bool,
+}
+
+/// A failover with the moments of its steps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LastFailover {
+    /// Shard.
+    pub shard: i32,
+    /// Pod of the primary before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Pod of the primary since.
+    pub to: String,
+    /// Why.
+    pub reason: String,
+    /// When the primary was found lost; RFC 3339 with milliseconds.
+    pub detected_at: String,
+    /// When enough members had promised not to follow it any more.
+    pub fenced_at: String,
+    /// When its successor served.
+    pub promoted_at: String,
+    /// Milliseconds from the first to the last.
+    pub duration_millis: i64,
+}
