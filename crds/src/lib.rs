@@ -45,6 +45,13 @@ fn tidy(value: &mut Value) {
     }
 }
 
+/// The definition as the chart carries it: kept when the chart is removed, because removing it removes every store.
+#[must_use]
+pub fn chart_template() -> String {
+    let kept = "  annotations:\n    helm.sh/resource-policy: keep\n  name: replicatedstores.quorate.io\n";
+    manifest().replacen("  name: replicatedstores.quorate.io\n", kept, 1)
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -65,11 +72,4 @@ mod tests {
             assert!(committed == expected, "{path} is out of date: run `make manifests`");
         }
     }
-}
-
-/// The definition as the chart carries it: kept when the chart is removed, because removing it removes every store.
-#[must_use]
-pub fn chart_template() -> String {
-    let kept = "  annotations:\n    helm.sh/resource-policy: keep\n  name: replicatedstores.quorate.io\n";
-    manifest().replacen("  name: replicatedstores.quorate.io\n", kept, 1)
 }

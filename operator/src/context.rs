@@ -1,0 +1,24 @@
+//! What the parts of the operator share.
+
+use crate::metrics::Metrics;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use kube::runtime::events::Recorder;
+use kube::runtime::reflector::Store;
+use tokio::sync::watch;
+
+/// See the module.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// Pods of all stores, as the watch tells them.
+    pub pods: Store<Pod>,
+    /// Counts changes among them.
+    pub pods_changed: watch::Sender<u64>,
+    /// Writes events.
+    pub recorder: Recorder,
+    /// Counts what happens.
+    pub metrics: Metrics,
+    /// Image of the store node where a spec names none.
+    pub node_image: String,
+}

@@ -1,0 +1,131 @@
+//! Leader election over a Lease, by client-go's rule: a candidate takes a lease only after it has itself observed it
+//! unchanged for its whole duration, so clocks need not agree.
+//!
+//! The lease keeps two operators from working against each other. It is not a fence: the members are.
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
+use std::time::{Duration, Instant};
+
+/// A lease that is not renewed for so long may be taken.
+const DURATION: Duration = Duration::from_secs(6);
+/// A leader that cannot renew for so long gives up, before another can take over.
+const RENEW_DEADLINE: Duration = Duration::from_secs(4);
+/// Between two attempts.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A candidate, or the leader.
+#[derive(Debug)]
+pub struct Election {
+    api: Api<Lease>,
+    name: String,
+    identity: String,
+    seen: Option<(LeaseSpec, Instant)>,
+}
+
+impl Election {
+    /// For the lease `name`, as `identity`.
+    #[must_use]
+    pub fn new(client: Client, namespace: &str, name: &str, identity: String) -> Self {
+        Self {
+            api: Api::namespaced(client, namespace),
+            name: name.to_owned(),
+            identity,
+            seen: None,
+        }
+    }
+
+    /// Returns once this candidate leads.
+    pub async fn win(&mut self) {
+        loop {
+            match self.try_take().await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "cannot reach the lease"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Renews; returns when leadership is lost.
+    pub async fn hold(&mut self) {
+        let mut renewed = Instant::now();
+        while renewed.elapsed() < RENEW_DEADLINE {
+            tokio::time::sleep(RETRY).await;
+            match tokio::time::timeout(RETRY, self.try_take()).await {
+                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(false)) => return,
+                Ok(Err(error)) => tracing::warn!(%error, "cannot renew the lease"),
+                Err(_) => tracing::warn!("renewing the lease takes too long"),
+            }
+        }
+    }
+
+    /// Gives the lease back, so that the next leader need not wait.
+    pub async fn release(&mut self) {
+        let Ok(mut lease) = self.api.get(&self.name).await else { return };
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_deref() == Some(&self.identity) {
+            spec.holder_identity = None;
+            spec.lease_duration_seconds = Some(1);
+            if let Err(error) = self.api.replace(&self.name, &PostParams::default(), &lease).await {
+                tracing::warn!(%error, "cannot release the lease");
+            }
+        }
+    }
+
+    /// Takes or renews the lease if that is allowed; true if it is ours now.
+    async fn try_take(&mut self) -> kube::Result<bool> {
+        let now = MicroTime(Timestamp::now());
+        let Some(mut lease) = self.api.get_opt(&self.name).await? else {
+            let lease = Lease {
+                metadata: ObjectMeta {
+                    name: Some(self.name.clone()),
+                    ..ObjectMeta::default()
+                },
+                spec: Some(LeaseSpec {
+                    holder_identity: Some(self.identity.clone()),
+                    lease_duration_seconds: Some(DURATION.as_secs() as i32),
+                    acquire_time: Some(now.clone()),
+                    renew_time: Some(now),
+                    lease_transitions: Some(0),
+                    ..LeaseSpec::default()
+                }),
+            };
+            return won(self.api.create(&PostParams::default(), &lease).await);
+        };
+        let spec = lease.spec.clone().unwrap_or_default();
+        if self.seen.as_ref().is_none_or(|(seen, _)| *seen != spec) {
+            self.seen = Some((spec.clone(), Instant::now()));
+        }
+        let ours = spec.holder_identity.as_deref() == Some(&self.identity);
+        let unchanged = self.seen.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
+        let length = Duration::from_secs(u64::try_from(spec.lease_duration_seconds.unwrap_or(0)).unwrap_or(0));
+        let free = spec.holder_identity.as_deref().is_none_or(str::is_empty) || unchanged >= length;
+        if !ours && !free {
+            return Ok(false);
+        }
+        let transitions = spec.lease_transitions.unwrap_or(0) + i32::from(!ours);
+        lease.spec = Some(LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: Some(DURATION.as_secs() as i32),
+            acquire_time: if ours { spec.acquire_time.clone() } else { Some(now.clone()) },
+            renew_time: Some(now),
+            lease_transitions: Some(transitions),
+            ..spec
+        });
+        // The resource version in the object makes this a compare-and-swap.
+        won(self.api.replace(&self.name, &PostParams::default(), &lease).await)
+    }
+}
+
+fn won(outcome: kube::Result<Lease>) -> kube::Result<bool> {
+    match outcome {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(error)) if error.code == 409 => Ok(false),
+        Err(error) => Err(error),
+    }
+}

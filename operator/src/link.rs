@@ -1,0 +1,86 @@
+//! The operator's stream to one node: it hears the node's status at every heartbeat and at once on a change, and tells
+//! the node where the others are. A stream that breaks is reported at once and dialled again.
+
+use anyhow::{Context, bail};
+use quorate_api::wire::{ClientKind, NodeAddresses, Reply, Request};
+use quorate_api::{Incarnation, NodeStatus};
+use quorate_client::{Established, dial, read_frame, write_frame};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
+
+/// Between two attempts to reach a node.
+const REDIAL: Duration = Duration::from_millis(100);
+
+/// Where the nodes of a store are.
+pub type Addresses = Arc<Vec<(Incarnation, NodeAddresses)>>;
+
+/// What a stream has to tell.
+#[derive(Debug)]
+pub enum News {
+    /// The node's status.
+    Status(Box<NodeStatus>),
+    /// The stream broke, or there is none.
+    Down(String),
+}
+
+/// Which node, and how.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Name of the pod.
+    pub pod: String,
+    /// UID of the pod: news of an earlier pod of that name is known as old.
+    pub uid: String,
+    /// `address:port` of its replica protocol.
+    pub address: String,
+    /// The store's token.
+    pub token: Arc<Vec<u8>>,
+    /// Between two heartbeats.
+    pub heartbeat: Duration,
+    /// Silence after which the stream is given up and dialled again.
+    pub patience: Duration,
+}
+
+/// News with the name and the UID of the pod that it is about.
+pub type PodNews = (String, String, News);
+
+/// Keeps the stream for ever.
+pub async fn keep(target: Target, mut addresses: watch::Receiver<Addresses>, news: UnboundedSender<PodNews>) {
+    loop {
+        let ended = follow(&target, &mut addresses, &news).await;
+        let reason = ended.err().map_or_else(String::new, |error| format!("{error:#}"));
+        if news.send((target.pod.clone(), target.uid.clone(), News::Down(reason))).is_err() {
+            return;
+        }
+        tokio::time::sleep(REDIAL).await;
+    }
+}
+
+async fn follow(target: &Target, addresses: &mut watch::Receiver<Addresses>, news: &UnboundedSender<PodNews>) -> anyhow::Result<()> {
+    let Established {
+        mut read,
+        mut write,
+        mut buffer,
+        ..
+    } = dial(&target.address, &target.token, ClientKind::Operator).await?;
+    let interval_millis = u64::try_from(target.heartbeat.as_millis()).unwrap_or(u64::MAX);
+    write_frame(&mut write, &Request::Watch { interval_millis }).await?;
+    addresses.mark_changed();
+    loop {
+        // A frame may arrive in pieces: what was read so far stays in the buffer when the other branch wins.
+        tokio::select! {
+            reply = tokio::time::timeout(target.patience, read_frame(&mut read, &mut buffer)) => {
+                match reply.context("silent")?? {
+                    Reply::Status(status) => news.send((target.pod.clone(), target.uid.clone(), News::Status(status)))?,
+                    other => bail!("unexpected {other:?}"),
+                }
+            }
+            changed = addresses.changed() => {
+                changed?;
+                let known = addresses.borrow_and_update().clone();
+                write_frame(&mut write, &Request::Addresses(known.to_vec())).await?;
+            }
+        }
+    }
+}

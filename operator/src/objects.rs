@@ -1,0 +1,229 @@
+//! The Kubernetes objects of a store, as values. Built from scratch each time, for server-side apply.
+//!
+//! Pure: what is built depends on the store and on nothing in the cluster.
+
+use crate::names;
+use crate::settings::Settings;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::{Resource, ResourceExt};
+use quorate_crds::ReplicatedStore;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// Grace of a pod, in seconds: a hand-over takes milliseconds, this is for a machine that is busy.
+const GRACE_SECONDS: u32 = 30;
+/// User and group of the node's process.
+const USER: u32 = 65532;
+
+/// The objects of a store but for its secret, which is made once.
+#[derive(Clone, Debug)]
+pub struct Objects {
+    /// Gives pods their DNS names; answers also for pods that are not ready.
+    pub headless: Service,
+    /// For cluster clients: every node.
+    pub client: Service,
+    /// For clients that know no cluster: the primary.
+    pub primary: Service,
+    /// What the pods run as. It may do nothing.
+    pub service_account: ServiceAccount,
+    /// Bounds voluntary disruptions; None for a single replica, which would never be drained.
+    pub disruption_budget: Option<PodDisruptionBudget>,
+    /// One for each shard.
+    pub stateful_sets: Vec<StatefulSet>,
+}
+
+/// Builds them; `default_image` is used where the spec names none.
+#[must_use]
+pub fn build(store: &ReplicatedStore, settings: &Settings, default_image: &str) -> Objects {
+    let name = &settings.name;
+    let meta = |object: String| {
+        json!({
+            "name": object,
+            "namespace": settings.namespace,
+            "labels": names::labels(store),
+            "ownerReferences": [store.controller_owner_ref(&()).expect("a store from the API server has a name and a UID")],
+        })
+    };
+    let selector = names::selector(store);
+    let mut primary_selector = selector.clone();
+    primary_selector.insert(names::LABEL_ROLE.to_owned(), "primary".to_owned());
+    let redis = json!({"name": "redis", "port": names::CLIENT_PORT, "targetPort": "redis"});
+    let tolerated = settings.quorum.failover_tolerates().min(settings.quorum.writes_tolerate());
+    Objects {
+        headless: typed(json!({
+            "metadata": meta(names::headless_service(name)),
+            "spec": {
+                "clusterIP": "None",
+                "publishNotReadyAddresses": true,
+                "selector": selector,
+                "ports": [redis, {"name": "replica", "port": names::REPLICA_PORT, "targetPort": "replica"}],
+            },
+        })),
+        client: typed(json!({
+            "metadata": meta(name.clone()),
+            "spec": {"selector": selector, "ports": [redis]},
+        })),
+        primary: typed(json!({
+            "metadata": meta(names::primary_service(name)),
+            "spec": {"selector": primary_selector, "ports": [redis]},
+        })),
+        service_account: typed(json!({
+            "metadata": meta(name.clone()),
+            "automountServiceAccountToken": false,
+        })),
+        disruption_budget: (settings.quorum.replicas > 1).then(|| {
+            typed(json!({
+                "metadata": meta(name.clone()),
+                "spec": {"maxUnavailable": tolerated, "selector": {"matchLabels": selector}},
+            }))
+        }),
+        stateful_sets: vec![typed(json!({
+            "metadata": meta(names::stateful_set(name, 0)),
+            "spec": stateful_set(store, settings, default_image, 0),
+        }))],
+    }
+}
+
+fn stateful_set(store: &ReplicatedStore, settings: &Settings, default_image: &str, shard: u32) -> Value {
+    let spec = &store.spec;
+    let mut selector = names::selector(store);
+    selector.insert(names::LABEL_SHARD.to_owned(), shard.to_string());
+    let mut labels = names::labels(store);
+    labels.insert(names::LABEL_SHARD.to_owned(), shard.to_string());
+    let mut claim = json!({
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": spec.storage.size}},
+    });
+    if let Some(class) = &spec.storage.storage_class_name {
+        claim["storageClassName"] = json!(class);
+    }
+    let spread = |topology: &str, weight: u32| {
+        json!({
+            "weight": weight,
+            "podAffinityTerm": {"topologyKey": topology, "labelSelector": {"matchLabels": selector}},
+        })
+    };
+    let mut pod = json!({
+        "serviceAccountName": settings.name,
+        "automountServiceAccountToken": false,
+        "enableServiceLinks": false,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+            spread("kubernetes.io/hostname", 100),
+            spread("topology.kubernetes.io/zone", 50),
+        ]}},
+        "containers": [container(store, settings, default_image, shard)],
+        "volumes": [{"name": "token", "secret": {"secretName": names::token_secret(&settings.name), "defaultMode": 0o440}}],
+    });
+    if !spec.node_selector.is_empty() {
+        pod["nodeSelector"] = json!(spec.node_selector);
+    }
+    if !spec.tolerations.is_empty() {
+        pod["tolerations"] = json!(spec.tolerations);
+    }
+    json!({
+        "serviceName": names::headless_service(&settings.name),
+        "replicas": settings.quorum.replicas,
+        "podManagementPolicy": "Parallel",
+        "updateStrategy": {"type": "OnDelete"},
+        "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
+        "selector": {"matchLabels": selector},
+        "template": {"metadata": {"labels": labels}, "spec": pod},
+        "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": claim}],
+    })
+}
+
+fn container(store: &ReplicatedStore, settings: &Settings, default_image: &str, shard: u32) -> Value {
+    let value = |name: &str, value: String| json!({"name": name, "value": value});
+    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let probe = |path: &str, period: u32, failures: u32| {
+        json!({
+            "httpGet": {"path": path, "port": "http"},
+            "periodSeconds": period, "timeoutSeconds": 3, "failureThreshold": failures,
+        })
+    };
+    let mut container = json!({
+        "name": names::CONTAINER,
+        "image": store.spec.image.as_deref().unwrap_or(default_image),
+        "ports": [
+            {"name": "redis", "containerPort": names::CLIENT_PORT},
+            {"name": "replica", "containerPort": names::REPLICA_PORT},
+            {"name": "http", "containerPort": names::HTTP_PORT},
+        ],
+        "env": [
+            value("QUORATE_STORE_ID", store.uid().unwrap_or_default()),
+            value("QUORATE_STORE_NAME", settings.name.clone()),
+            value("QUORATE_SHARD", shard.to_string()),
+            field("QUORATE_POD_NAME", "metadata.name"),
+            field("QUORATE_POD_IP", "status.podIP"),
+            value("QUORATE_DATA_DIR", "/data".to_owned()),
+            value("QUORATE_TOKEN_FILE", "/etc/quorate/token/token".to_owned()),
+            value("QUORATE_MAX_MEMORY", settings.max_memory.to_string()),
+            value("QUORATE_LOG_FORMAT", "json".to_owned()),
+        ],
+        "readinessProbe": probe("/readyz", 5, 3),
+        "livenessProbe": probe("/livez", 10, 6),
+        "securityContext": {
+            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "data", "mountPath": "/data"},
+            {"name": "token", "mountPath": "/etc/quorate/token", "readOnly": true},
+        ],
+    });
+    if let Some(resources) = &store.spec.resources {
+        container["resources"] = json!(resources);
+    }
+    container
+}
+
+fn typed<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).expect("the objects built here are of their types")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_crds::ReplicatedStoreSpec;
+
+    fn objects(spec: Value) -> Objects {
+        let spec: ReplicatedStoreSpec = serde_json::from_value(spec).unwrap();
+        let mut store = ReplicatedStore::new("orders", spec);
+        store.metadata.namespace = Some("shop".into());
+        store.metadata.uid = Some("11111111-2222-3333-4444-555555555555".into());
+        build(&store, &Settings::of(&store).unwrap(), "quorate/node:test")
+    }
+
+    #[test]
+    fn the_pod_template_is_the_one_that_running_pods_have() {
+        let set = &objects(json!({})).stateful_sets[0];
+        let template = serde_json::to_string_pretty(&set.spec.as_ref().unwrap().template).unwrap();
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/pod-template.json");
+        if std::env::var_os("QUORATE_UPDATE_GOLDEN").is_some() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, format!("{template}\n")).unwrap();
+        }
+        let golden = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(
+            format!("{template}\n"),
+            golden,
+            "a change here changes the pods of every store at their next restart; QUORATE_UPDATE_GOLDEN=1 accepts it"
+        );
+    }
+
+    #[test]
+    fn pods_are_started_together_and_restarted_by_the_operator_only() {
+        let objects = objects(json!({"replicasPerShard": 5, "quorum": {"write": 4, "read": 2}}));
+        let spec = objects.stateful_sets[0].spec.clone().unwrap();
+        assert_eq!(spec.pod_management_policy.as_deref(), Some("Parallel"));
+        assert_eq!(spec.update_strategy.unwrap().type_.as_deref(), Some("OnDelete"));
+        let budget = serde_json::to_value(objects.disruption_budget.unwrap().spec.unwrap()).unwrap();
+        assert_eq!(budget["maxUnavailable"], 1, "one below the smaller quorum");
+    }
+}

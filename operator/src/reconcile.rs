@@ -1,0 +1,222 @@
+//! Reconciliation: spec -> settings -> objects -> applied. It knows no epoch and waits for no node: what the nodes do is
+//! the keeper's part, and a keeper is started here for every store.
+
+use crate::context::Context;
+use crate::keeper::{Desired, Keeper};
+use crate::names;
+use crate::objects::{Objects, build};
+use crate::settings::Settings;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::core::NamespaceResourceScope;
+use kube::runtime::controller::Action;
+use kube::{Api, Client, Resource, ResourceExt};
+use quorate_crds::ReplicatedStore;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Objects are looked at again after this time even if nothing was heard: somebody may have changed one.
+const RESYNC: Duration = Duration::from_secs(300);
+/// After an error; the API server's own back-pressure comes on top.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Why a store could not be reconciled.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The API server refused an object.
+    #[error("{object}: {source}")]
+    Apply {
+        /// Kind and name.
+        object: String,
+        /// Its answer.
+        source: kube::Error,
+    },
+}
+
+/// Keepers by the UID of their store.
+type Keepers = Mutex<HashMap<String, watch::Sender<Desired>>>;
+
+/// What reconciliation works with.
+pub struct Reconciler {
+    context: Arc<Context>,
+    keepers: Keepers,
+}
+
+impl Reconciler {
+    /// Without a store yet.
+    #[must_use]
+    pub fn new(context: Arc<Context>) -> Self {
+        Self {
+            context,
+            keepers: Mutex::default(),
+        }
+    }
+
+    /// Ends the keepers of stores that are gone.
+    pub fn retain(&self, exists: impl Fn(&str) -> bool) {
+        let mut keepers = self.keepers.lock().expect("no holder of this lock panics");
+        keepers.retain(|uid, _| exists(uid));
+        self.context.metrics.stores.set(i64::try_from(keepers.len()).unwrap_or(i64::MAX));
+    }
+
+    fn tell_keeper(&self, store: &Arc<ReplicatedStore>, desired: Desired) {
+        let mut keepers = self.keepers.lock().expect("no holder of this lock panics");
+        match keepers.get(&desired.settings.uid) {
+            Some(keeper) if !keeper.is_closed() => {
+                keeper.send_replace(desired);
+            }
+            _ => {
+                let uid = desired.settings.uid.clone();
+                let (sender, receiver) = watch::channel(desired);
+                tokio::spawn(Keeper::new(Arc::clone(&self.context), Arc::clone(store), receiver).run());
+                keepers.insert(uid, sender);
+            }
+        }
+        self.context.metrics.stores.set(i64::try_from(keepers.len()).unwrap_or(i64::MAX));
+    }
+}
+
+/// Brings the objects of a store to what its spec wants.
+///
+/// # Errors
+/// When the API server refuses one.
+pub async fn reconcile(store: Arc<ReplicatedStore>, reconciler: Arc<Reconciler>) -> Result<Action, ReconcileError> {
+    let context = &reconciler.context;
+    context.metrics.reconciles.inc();
+    if store.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let settings = match Settings::of(&store) {
+        Ok(settings) => settings,
+        Err(error) => {
+            refuse(&context.client, &store, &error.to_string()).await?;
+            return Ok(Action::await_change());
+        }
+    };
+    let token = Arc::new(token(&context.client, &store, &settings).await?);
+    let applied = if settings.paused {
+        Ok(())
+    } else {
+        apply(&context.client, &settings, build(&store, &settings, &context.node_image)).await
+    };
+    let told = applied.as_ref().copied().map_err(ToString::to_string);
+    reconciler.tell_keeper(
+        &store,
+        Desired {
+            settings,
+            applied: told,
+            token,
+        },
+    );
+    applied.map(|()| Action::requeue(RESYNC))
+}
+
+/// What to do after an error.
+pub fn after_error(store: &ReplicatedStore, error: &ReconcileError, reconciler: &Reconciler) -> Action {
+    tracing::warn!(store = store.name_any(), namespace = store.namespace(), %error, "cannot reconcile");
+    reconciler.context.metrics.reconcile_errors.inc();
+    Action::requeue(RETRY)
+}
+
+/// A spec that the API server took and this operator cannot run.
+async fn refuse(client: &Client, store: &ReplicatedStore, message: &str) -> Result<(), ReconcileError> {
+    let name = store.name_any();
+    let conditions = store.status.as_ref().map(|status| &status.conditions);
+    if conditions.is_some_and(|conditions| conditions.iter().any(|condition| condition.message == message)) {
+        return Ok(());
+    }
+    let api: Api<ReplicatedStore> = Api::namespaced(client.clone(), &store.namespace().unwrap_or_default());
+    let status = json!({"status": {"conditions": [{
+        "type": quorate_crds::conditions::READY,
+        "status": "False",
+        "reason": "InvalidSpec",
+        "message": message,
+        "lastTransitionTime": k8s_openapi::jiff::Timestamp::now().to_string(),
+        "observedGeneration": store.metadata.generation,
+    }]}});
+    let patched = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&status)).await;
+    patched.map(drop).map_err(|source| ReconcileError::Apply {
+        object: format!("status of {name}"),
+        source,
+    })
+}
+
+/// The store's token: made once, by whoever comes first, and never changed.
+async fn token(client: &Client, store: &ReplicatedStore, settings: &Settings) -> Result<Vec<u8>, ReconcileError> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), &settings.namespace);
+    let name = names::token_secret(&settings.name);
+    let failed = |source| ReconcileError::Apply {
+        object: format!("secret {name}"),
+        source,
+    };
+    let secret = match api.get_opt(&name).await.map_err(failed)? {
+        Some(secret) => secret,
+        None => {
+            let token: String = (0..4).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
+            let secret: Secret = serde_json::from_value(json!({
+                "metadata": {
+                    "name": name,
+                    "namespace": settings.namespace,
+                    "labels": names::labels(store),
+                    "ownerReferences": [store.controller_owner_ref(&()).expect("a store from the API server has a name and a UID")],
+                },
+                "type": "quorate.io/token",
+                "stringData": {"token": token},
+            }))
+            .expect("a secret is plain data");
+            match api.create(&PostParams::default(), &secret).await {
+                Ok(secret) => secret,
+                // Another operator was faster.
+                Err(kube::Error::Api(error)) if error.code == 409 => api.get(&name).await.map_err(failed)?,
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    };
+    Ok(secret
+        .data
+        .and_then(|mut data| data.remove("token"))
+        .map(|bytes| bytes.0)
+        .unwrap_or_default())
+}
+
+async fn apply(client: &Client, settings: &Settings, objects: Objects) -> Result<(), ReconcileError> {
+    let Objects {
+        headless,
+        client: client_service,
+        primary,
+        service_account,
+        disruption_budget,
+        stateful_sets,
+    } = objects;
+    apply_one(client, settings, &service_account).await?;
+    for service in [headless, client_service, primary] {
+        apply_one(client, settings, &service).await?;
+    }
+    for set in &stateful_sets {
+        apply_one(client, settings, set).await?;
+    }
+    if let Some(budget) = &disruption_budget {
+        apply_one(client, settings, budget).await?;
+    }
+    Ok(())
+}
+
+async fn apply_one<K>(client: &Client, settings: &Settings, object: &K) -> Result<(), ReconcileError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), &settings.namespace);
+    let name = object.name_any();
+    let params = PatchParams::apply(names::MANAGER).force();
+    let applied = api.patch(&name, &params, &Patch::Apply(object)).await;
+    applied.map(drop).map_err(|source| ReconcileError::Apply {
+        object: format!("{} {name}", K::kind(&())),
+        source,
+    })
+}

@@ -1,0 +1,154 @@
+//! A spec, checked. Later code cannot see the raw one.
+
+use kube::ResourceExt;
+use quorate_api::Quorum;
+use quorate_crds::{FailoverMode, ReplicatedStore};
+use std::time::Duration;
+
+/// What the rest of the operator works by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Namespace and name.
+    pub namespace: String,
+    /// See `namespace`.
+    pub name: String,
+    /// The store's identity.
+    pub uid: String,
+    /// Generation of the spec.
+    pub generation: i64,
+    /// V, V_w, V_r.
+    pub quorum: Quorum,
+    /// Memory limit in bytes; 0 for none.
+    pub max_memory: u64,
+    /// Whether the operator starts failovers.
+    pub automatic: bool,
+    /// Between two heartbeats.
+    pub heartbeat: Duration,
+    /// Silence after which a node is suspected.
+    pub suspect_after: Duration,
+    /// Between two failovers.
+    pub min_interval: Duration,
+    /// The operator leaves the objects alone.
+    pub paused: bool,
+}
+
+/// What is wrong with a spec although the API server took it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// More shards than this version runs.
+    #[error("spec.shards is {0}: this version runs stores of one shard")]
+    Shards(i32),
+    /// Quorums that do not fit.
+    #[error("spec.quorum: {0}")]
+    Quorum(#[from] quorate_api::ConfigurationError),
+    /// A number that does not fit.
+    #[error("spec.{0} is out of range")]
+    Range(&'static str),
+    /// No Kubernetes quantity.
+    #[error("spec.maxMemory {0:?} is not a quantity: write it as 512Mi or 2Gi")]
+    Quantity(String),
+}
+
+impl Settings {
+    /// # Errors
+    /// See [`SpecError`]: the message goes to the user.
+    pub fn of(store: &ReplicatedStore) -> Result<Self, SpecError> {
+        let spec = &store.spec;
+        if spec.shards != 1 {
+            return Err(SpecError::Shards(spec.shards));
+        }
+        let replicas = u32::try_from(spec.replicas_per_shard).map_err(|_| SpecError::Range("replicasPerShard"))?;
+        let quorum = match spec.quorum {
+            None => Quorum::majority(replicas),
+            Some(quorum) => Quorum {
+                replicas,
+                write: u32::try_from(quorum.write).map_err(|_| SpecError::Range("quorum.write"))?,
+                read: u32::try_from(quorum.read).map_err(|_| SpecError::Range("quorum.read"))?,
+            },
+        };
+        let millis = |value: i32, field| u64::try_from(value).map(Duration::from_millis).map_err(|_| SpecError::Range(field));
+        let failover = &spec.failover;
+        Ok(Self {
+            namespace: store.namespace().unwrap_or_default(),
+            name: store.name_any(),
+            uid: store.uid().unwrap_or_default(),
+            generation: store.metadata.generation.unwrap_or_default(),
+            quorum: quorum.validate()?,
+            max_memory: spec.max_memory.as_deref().map_or(Ok(0), bytes)?,
+            automatic: failover.mode == FailoverMode::Automatic,
+            heartbeat: millis(failover.heartbeat_millis, "failover.heartbeatMillis")?,
+            suspect_after: millis(failover.suspect_after_millis, "failover.suspectAfterMillis")?,
+            min_interval: Duration::from_secs(
+                u64::try_from(failover.min_interval_seconds).map_err(|_| SpecError::Range("failover.minIntervalSeconds"))?,
+            ),
+            paused: spec.paused,
+        })
+    }
+
+    /// `namespace/name`, for logs.
+    #[must_use]
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Bytes of a quantity.
+fn bytes(text: &str) -> Result<u64, SpecError> {
+    const UNITS: [(&str, u64); 8] = [
+        ("Ki", 1 << 10),
+        ("Mi", 1 << 20),
+        ("Gi", 1 << 30),
+        ("Ti", 1 << 40),
+        ("k", 1_000),
+        ("M", 1_000_000),
+        ("G", 1_000_000_000),
+        ("T", 1_000_000_000_000),
+    ];
+    let wrong = || SpecError::Quantity(text.to_owned());
+    let (digits, unit) = UNITS
+        .iter()
+        .find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|digits| (digits, *unit)))
+        .unwrap_or((text, 1));
+    let number: f64 = digits.parse().map_err(|_| wrong())?;
+    if !number.is_finite() || number <= 0.0 {
+        return Err(wrong());
+    }
+    Ok((number * unit as f64) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_crds::ReplicatedStoreSpec;
+
+    fn store(spec: serde_json::Value) -> ReplicatedStore {
+        let spec: ReplicatedStoreSpec = serde_json::from_value(spec).unwrap();
+        ReplicatedStore::new("s", spec)
+    }
+
+    #[test]
+    fn an_empty_spec_is_three_replicas_with_majorities() {
+        let settings = Settings::of(&store(serde_json::json!({}))).unwrap();
+        assert_eq!(
+            settings.quorum,
+            Quorum {
+                replicas: 3,
+                write: 2,
+                read: 2
+            }
+        );
+        assert_eq!(settings.suspect_after, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_field_and_the_numbers() {
+        let error = |spec| Settings::of(&store(spec)).unwrap_err().to_string();
+        assert_eq!(
+            error(serde_json::json!({"shards": 2})),
+            "spec.shards is 2: this version runs stores of one shard"
+        );
+        assert!(error(serde_json::json!({"quorum": {"write": 1, "read": 2}})).contains("write=1 read=2"));
+        assert!(error(serde_json::json!({"maxMemory": "much"})).contains("\"much\" is not a quantity"));
+        assert_eq!(bytes("1.5Ki"), Ok(1536));
+    }
+}
