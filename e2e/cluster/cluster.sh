@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# A Kubernetes cluster for tests, on a machine that may have nothing for it: no Docker engine, no registry, no kubectl.
+# See `cluster.sh help` and README.md. Everything built is cached by a hash of what it is built from.
+set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=lib/common.sh
+. "$HERE/lib/common.sh"
+# shellcheck source=lib/build.sh
+. "$HERE/lib/build.sh"
+# shellcheck source=lib/engine.sh
+. "$HERE/lib/engine.sh"
+# shellcheck source=lib/faults.sh
+. "$HERE/lib/faults.sh"
+
+help() {
+    cat <<'TEXT'
+cluster.sh COMMAND
+  build                 build what is missing (minutes, once); the others do it by themselves
+  up                    start the cluster, or use the one that runs
+  down                  stop it and leave nothing behind
+  status                what runs, and how to reach it
+  env                   print what a shell needs: eval "$(cluster.sh env)"
+  run CMD...            run a command in the cluster's network, with kubectl, helm, kind and docker on the PATH
+  load DIR IMAGE        build DIR/Dockerfile and load the image into every node
+  node NODE CMD...      run a command on a node
+  in-node NODE CMD...   run a command of this machine in the network of a node: pods have no way to here
+  pids NS POD           the process ids of a pod's containers, as this machine sees them
+  node-of NS POD        the node that a pod runs on
+  volumes               make the volumes of deleted claims free again
+  dump DIR [NS]         resources, events and logs into a folder
+  fault NAME ARGS...    see `cluster.sh fault`
+TEXT
+}
+
+status() {
+    if ! engine_runs; then
+        echo "no cluster runs: cluster.sh up"
+        return 1
+    fi
+    kubectl_ get nodes
+    cat <<TEXT
+state:      $STATE
+kubeconfig: $KUBECONFIG
+reach it:   $HERE/cluster.sh run kubectl get rstore
+stop it:    $HERE/cluster.sh down
+TEXT
+}
+
+env_() {
+    printf 'export KUBECONFIG=%q DOCKER_HOST=%q PATH=%q:"$PATH"\n' "$KUBECONFIG" "$DOCKER_HOST" "$(cache)/bin"
+}
+
+load() {
+    local folder=$1 image=$2
+    built
+    DOCKER_BUILDKIT=0 docker_ build -q -t "$image" "$folder" >/dev/null
+    in_network kind load docker-image --name "$NAME" "$image" 2>/dev/null
+}
+
+dump() {
+    local folder=$1 namespaces=${2:-}
+    mkdir -p "$folder"
+    kubectl_ get all,pvc,pv,pdb,lease,replicatedstores,events -A -o wide >"$folder/resources.txt" 2>&1 || true
+    kubectl_ get replicatedstores -A -o yaml >"$folder/stores.yaml" 2>&1 || true
+    kubectl_ get events -A --sort-by=.lastTimestamp >"$folder/events.txt" 2>&1 || true
+    local namespace pod
+    kubectl_ get pods -A --no-headers -o custom-columns=N:.metadata.namespace,P:.metadata.name 2>/dev/null |
+        while read -r namespace pod; do
+            [ -z "$namespaces" ] || [ "$namespace" = "$namespaces" ] || [ "$namespace" = kube-system ] || continue
+            kubectl_ -n "$namespace" logs "$pod" --all-containers >"$folder/$namespace.$pod.log" 2>&1 </dev/null || true
+            kubectl_ -n "$namespace" logs "$pod" --all-containers --previous >"$folder/$namespace.$pod.previous.log" 2>/dev/null </dev/null ||
+                rm -f "$folder/$namespace.$pod.previous.log"
+        done
+    local node
+    for node in $(nodes); do
+        docker_ exec "$node" journalctl -u kubelet --no-pager -n 2000 >"$folder/$node.kubelet.log" 2>&1 || true
+    done
+    echo "$folder"
+}
+
+command=${1:-help}
+shift || true
+case $command in
+    help | status | load | dump | fault | volumes) "$command" "$@" ;;
+    build) built ;;
+    up) up ;;
+    down) down ;;
+    env) env_ ;;
+    run) in_network "$@" ;;
+    node) docker_ exec -i "$@" ;;
+    in-node) in_node "$@" ;;
+    pids) pids "$@" ;;
+    node-of) node_of "$@" ;;
+    *)
+        help >&2
+        exit 2
+        ;;
+esac
