@@ -11,6 +11,8 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$HERE/lib/engine.sh"
 # shellcheck source=lib/faults.sh
 . "$HERE/lib/faults.sh"
+# shellcheck source=lib/install.sh
+. "$HERE/lib/install.sh"
 
 help() {
     cat <<'TEXT'
@@ -19,13 +21,17 @@ cluster.sh COMMAND
   up                    start the cluster, or use the one that runs
   down                  stop it and leave nothing behind
   status                what runs, and how to reach it
+  bin                   print the folder of kubectl, helm, kube-apiserver and etcd, built if missing
   env                   print what a shell needs: eval "$(cluster.sh env)"
   run CMD...            run a command in the cluster's network, with kubectl, helm, kind and docker on the PATH
-  load DIR IMAGE        build DIR/Dockerfile and load the image into every node
+  images                build the operator's and the node's image from this tree and load them
+  install [RELEASE]     install both charts with these images, or upgrade them (release: quorate)
+  uninstall [RELEASE]   remove the operator; stores and their definition stay
   node NODE CMD...      run a command on a node
   in-node NODE CMD...   run a command of this machine in the network of a node: pods have no way to here
   pids NS POD           the process ids of a pod's containers, as this machine sees them
   node-of NS POD        the node that a pod runs on
+  places                where the networks and the kubeconfig are, for programs
   volumes               make the volumes of deleted claims free again
   dump DIR [NS]         resources, events and logs into a folder
   fault NAME ARGS...    see `cluster.sh fault`
@@ -47,14 +53,18 @@ TEXT
 }
 
 env_() {
-    printf 'export KUBECONFIG=%q DOCKER_HOST=%q PATH=%q:"$PATH"\n' "$KUBECONFIG" "$DOCKER_HOST" "$(cache)/bin"
+    printf 'export KUBECONFIG=%q DOCKER_HOST=%q PATH=%q:"$PATH"\n' "$KUBECONFIG" "$DOCKER_HOST" "$(programs)"
 }
 
-load() {
-    local folder=$1 image=$2
-    built
-    DOCKER_BUILDKIT=0 docker_ build -q -t "$image" "$folder" >/dev/null
-    in_network kind load docker-image --name "$NAME" "$image" 2>/dev/null
+places() {
+    engine_runs || fail "no cluster runs: cluster.sh up"
+    local control_plane=$NAME-control-plane
+    cat <<TEXT
+network=/run/netns/$NAME
+clients=/proc/$(docker_ inspect -f '{{.State.Pid}}' "$control_plane")/ns/net
+kubeconfig=$KUBECONFIG
+control-plane=$control_plane
+TEXT
 }
 
 dump() {
@@ -81,11 +91,12 @@ dump() {
 command=${1:-help}
 shift || true
 case $command in
-    help | status | load | dump | fault | volumes) "$command" "$@" ;;
+    help | status | places | images | install | uninstall | dump | fault | volumes) "$command" "$@" ;;
     build) built ;;
     up) up ;;
     down) down ;;
     env) env_ ;;
+    bin) built && programs ;;
     run) in_network "$@" ;;
     node) docker_ exec -i "$@" ;;
     in-node) in_node "$@" ;;

@@ -4,35 +4,42 @@
 PACKAGES="containerd runc iptables iproute2 debootstrap busybox-static jq gcc libc6-dev"
 NODE_PACKAGES=systemd,systemd-sysv,dbus,conntrack,iptables,nftables,iproute2,ethtool,kmod,e2fsprogs,ca-certificates,curl,jq,procps,socat,containerd,runc,containernetworking-plugins,iputils-ping
 
+# Builds what is missing. Safe to run twice, also at the same time.
 built() {
-    [ -f "$(cache)/complete" ] && return
+    [ -f "$(programs)/complete" ] && [ -f "$(node_archive)" ] && packages_present && return
     mkdir -p "$CACHE_ROOT"
     exec 9>"$CACHE_ROOT/kind.lock"
     flock -n 9 || { say "another build is under way: waiting for it" && flock 9; }
-    if [ ! -f "$(cache)/complete" ]; then
-        say "building the cluster's parts into $(cache): about 10 minutes, once"
-        build_all
-        touch "$(cache)/complete"
-        say "built"
+    packages
+    if [ ! -f "$(programs)/complete" ]; then
+        programs_ "$(programs)"
+        touch "$(programs)/complete"
+    fi
+    if [ ! -f "$(node_archive)" ]; then
+        say "node image (about 2 minutes, once)"
+        node_image_ "$(programs)" "$(node_archive)"
     fi
     exec 9>&-
 }
 
-build_all() {
-    local bin
-    bin=$(cache)/bin
-    mkdir -p "$bin" "$(cache)/tmp"
-    packages
-    engine
-    say "Kubernetes $KUBERNETES (about 6 minutes)"
-    kubernetes "$bin"
-    say "kind, helm, CoreDNS"
+programs_() {
+    local bin=$1
+    mkdir -p "$bin"
+    engine_ "$bin"
+    say "Kubernetes $KUBERNETES from Go modules (about 6 minutes, once)"
+    kubernetes_ "$bin"
+    say "kind, helm, CoreDNS (about 4 minutes, once)"
     [ -x "$bin/kind" ] || GOBIN=$bin go install "sigs.k8s.io/kind@$KIND"
     [ -x "$bin/helm" ] || GOBIN=$bin go install "helm.sh/helm/v4/cmd/helm@$HELM"
     [ -x "$bin/coredns" ] || (cd "$HERE/coredns" && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$bin/coredns" .)
-    pause "$bin"
-    say "node image"
-    [ -f "$(cache)/node.tar" ] || node_image "$bin"
+    pause_ "$bin"
+}
+
+packages_present() {
+    local package
+    for package in $PACKAGES; do
+        dpkg -s "$package" >/dev/null 2>&1 || return 1
+    done
 }
 
 packages() {
@@ -47,20 +54,26 @@ packages() {
 }
 
 # Debian's engine, unpacked and not installed: it must not start by itself.
-engine() {
-    [ -x "$(cache)/bin/dockerd" ] && return
+engine_() {
+    local bin=$1 scratch
+    [ -x "$bin/dockerd" ] && return
     say "Docker engine"
+    scratch=$(mktemp -d)
     (
-        cd "$(cache)/tmp"
+        cd "$scratch"
+        # apt drops its privileges where it may write.
+        chmod 777 .
         apt-get download -qq docker.io 2>/dev/null || { apt-get update -qq && apt-get download -qq docker.io; }
         dpkg -x docker.io_*.deb engine
-        cp engine/usr/sbin/{dockerd,docker-proxy} engine/usr/bin/docker "$(cache)/bin/"
-        rm -rf engine docker.io_*.deb
+        cp engine/usr/sbin/docker-proxy engine/usr/bin/docker "$bin/"
+        cp engine/usr/sbin/dockerd "$bin/dockerd.part"
+        mv "$bin/dockerd.part" "$bin/dockerd"
     )
-    cp "$HERE/node/runc-less" "$(cache)/bin/"
+    rm -rf "$scratch"
+    cp "$HERE/node/runc-less" "$bin/"
 }
 
-kubernetes() {
+kubernetes_() {
     local bin=$1 package=k8s.io/component-base/version
     if [ ! -x "$bin/kubernetes" ]; then
         (
@@ -74,7 +87,7 @@ kubernetes() {
     for name in kubectl kube-apiserver etcd; do ln -sf kubernetes "$bin/$name"; done
 }
 
-pause() {
+pause_() {
     local source
     [ -x "$1/pause" ] && return
     source=$(cd "$HERE/kubernetes" && go list -m -f '{{.Dir}}' k8s.io/kubernetes)/build/pause/linux/pause.c
@@ -82,11 +95,13 @@ pause() {
 }
 
 # A root file system from Debian, with kind's own files in it, and every image preloaded.
-node_image() {
-    local bin=$1 root files unit
-    root=$(cache)/tmp/rootfs
-    rm -rf "$root"
-    debootstrap --variant=minbase --include=$NODE_PACKAGES bookworm "$root" >"$(cache)/tmp/debootstrap.log"
+node_image_() {
+    local bin=$1 archive=$2 scratch root files unit
+    scratch=$archive.building
+    root=$scratch/rootfs
+    rm -rf "$scratch"
+    mkdir -p "$scratch"
+    debootstrap --variant=minbase --include=$NODE_PACKAGES bookworm "$root" >"$scratch/debootstrap.log"
     files=$(go mod download -json "sigs.k8s.io/kind@$KIND" | jq -r .Dir)/images/base/files
     cp -r --no-preserve=mode "$files/." "$root/"
     chmod 755 "$root/kind" "$root/kind/bin" "$root"/kind/bin/* "$root"/usr/local/bin/*
@@ -109,15 +124,15 @@ node_image() {
     cp "$bin/kubernetes" "$root/usr/bin/"
     for unit in kubelet kubeadm kubectl; do ln -sf kubernetes "$root/usr/bin/$unit"; done
     rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale}/*
-    python3 "$HERE/node/archive.py" "$root" "$bin" "$KUBERNETES" "$(cache)/tmp/images.tar"
-    preload "$root" "$(cache)/tmp/images.tar"
-    tar -C "$root" --numeric-owner --exclude='./dev/*' -cf "$(cache)/node.tar.part" .
-    mv "$(cache)/node.tar.part" "$(cache)/node.tar"
-    rm -rf "$(cache)/tmp"
+    python3 "$HERE/node/archive.py" "$root" "$bin" "$KUBERNETES" "$scratch/images.tar"
+    preload_ "$root" "$scratch/images.tar"
+    tar -C "$root" --numeric-owner --exclude='./dev/*' -cf "$scratch/node.tar" .
+    mv "$scratch/node.tar" "$archive"
+    rm -rf "$scratch"
 }
 
 # Imports the images with the containerd that will run them.
-preload() {
+preload_() {
     local root=$1 archive=$2 scratch pid
     scratch=$(mktemp -d)
     cat >"$scratch/config.toml" <<TOML

@@ -18,21 +18,40 @@ fail() {
     exit 1
 }
 
-# The folder of what is built, named by what it is built from.
-cache() {
-    if [ -z "${CACHE:-}" ]; then
-        local inputs
-        inputs=$(cd "$HERE" && cat kubernetes/* coredns/* node/* manifests/* lib/build.sh lib/common.sh | sha256sum | cut -c1-16)
-        CACHE=$CACHE_ROOT/kind-$inputs
+# Folders of what is built, named by what it is built from: the programs, which take minutes, and the node image.
+programs() {
+    if [ -z "${PROGRAMS:-}" ]; then
+        PROGRAMS=$CACHE_ROOT/programs-$(digest kubernetes coredns node/runc-less -- programs_ engine_ kubernetes_ pause_)
     fi
-    echo "$CACHE"
+    echo "$PROGRAMS"
+}
+node_archive() {
+    if [ -z "${NODE_ARCHIVE:-}" ]; then
+        NODE_ARCHIVE=$CACHE_ROOT/node-$(digest kubernetes coredns node manifests -- programs_ kubernetes_ pause_ node_image_ preload_).tar
+    fi
+    echo "$NODE_ARCHIVE"
+}
+
+# A hash over files, the functions that build from them, and the versions.
+digest() {
+    local inputs=()
+    while [ "$1" != -- ]; do
+        inputs+=("$1")
+        shift
+    done
+    shift
+    {
+        echo "$KIND $HELM $KUBERNETES $NODE_PACKAGES"
+        declare -f "$@"
+        cd "$HERE" && find "${inputs[@]}" -type f | LC_ALL=C sort | xargs cat
+    } | sha256sum | cut -c1-16
 }
 
 # A command in the cluster's network namespace. Not `ip netns exec`: that would hide the cgroups.
 in_network() {
-    PATH=$(cache)/bin:$PATH nsenter --net="/run/netns/$NAME" "$@"
+    PATH=$(programs):$PATH nsenter --net="/run/netns/$NAME" "$@"
 }
-docker_() { "$(cache)/bin/docker" "$@"; }
+docker_() { "$(programs)/docker" "$@"; }
 kubectl_() { in_network kubectl "$@"; }
 nodes() { docker_ ps -a --filter "label=io.x-k8s.kind.cluster=$NAME" --format '{{.Names}}' | sort; }
 workers() { nodes | grep worker; }
@@ -40,6 +59,6 @@ in_node() {
     local node=$1 pid
     shift
     pid=$(docker_ inspect -f '{{.State.Pid}}' "$node")
-    PATH=$(cache)/bin:$PATH nsenter --net="/proc/$pid/ns/net" "$@"
+    PATH=$(programs):$PATH nsenter --net="/proc/$pid/ns/net" "$@"
 }
 node_of() { kubectl_ -n "$1" get pod "$2" -o jsonpath='{.spec.nodeName}'; }

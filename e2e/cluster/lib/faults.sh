@@ -16,6 +16,8 @@ fault() {
         mend) cut_link -D "$@" ;;
         isolate) isolate -A "$@" ;;
         rejoin) isolate -D "$@" ;;
+        cut-node) cut_node -A "$1" ;;
+        mend-node) cut_node -D "$1" ;;
         control-plane-down) docker_ pause "$NAME-control-plane" >/dev/null ;;
         control-plane-up) docker_ unpause "$NAME-control-plane" >/dev/null ;;
         *)
@@ -25,6 +27,7 @@ fault pause-node NODE | unpause-node NODE                       freeze everythin
 fault power-off NODE | power-on NODE                            as if the plug was pulled
 fault cut NODE ADDRESS ADDRESS | mend ...                       drop what goes between two pods, on the node of one of them
 fault isolate NODE ADDRESS | rejoin NODE ADDRESS                drop all that goes to and from a pod
+fault cut-node NODE | mend-node NODE                            drop all that goes to and from a node and its pods
 fault control-plane-down | control-plane-up                     freeze the API server and all that is beside it
 TEXT
             return 2
@@ -44,27 +47,21 @@ pids() {
     done
 }
 
-# The process that a node knows as $2, as this machine knows it.
+# The process that a node knows as $2, as this machine knows it. NSpid lists ids from this machine's namespace inwards.
 outer_pid() {
-    local init status
+    local init pid
     init=$(docker_ inspect -f '{{.State.Pid}}' "$1")
-    for status in /proc/[0-9]*/status; do
-        # NSpid: ids from this machine's namespace inwards.
-        awk -v inner="$2" '/^NSpid:/ && NF >= 3 && $3 == inner {print $2}' "$status" 2>/dev/null
-    done | while read -r pid; do
-        [ "$(cgroup_of "$pid")" != "$(cgroup_of "$init")" ] && same_node "$pid" "$init" && echo "$pid"
-    done
+    awk -v inner="$2" '/^NSpid:/ && NF >= 3 && $3 == inner {print $2}' /proc/[0-9]*/status 2>/dev/null | while read -r pid; do
+        same_node "$pid" "$init" && echo "$pid"
+    done || true
 }
-
-cgroup_of() { cat "/proc/$1/cgroup" 2>/dev/null; }
 
 # A process belongs to a node if the node's init is among its ancestors.
 same_node() {
     local pid=$1
-    while [ "$pid" -gt 1 ]; do
+    while [ "${pid:-0}" -gt 1 ]; do
         [ "$pid" = "$2" ] && return 0
-        pid=$(awk '/^PPid:/ {print $2}' "/proc/$pid/status" 2>/dev/null || echo 0)
-        [ -n "$pid" ] || return 1
+        pid=$(awk '/^PPid:/ {print $2}' "/proc/$pid/status" 2>/dev/null)
     done
     return 1
 }
@@ -79,22 +76,30 @@ signal_pod() {
     [ -n "$found" ] || fail "no process of pod $1/$2 was found"
 }
 
-drop() {
+# drop_in -A|-D NODE CHAIN MATCH...: adds or removes a rule, once.
+drop_in() {
     local action=$1 node=$2
     shift 2
     if [ "$action" = -A ]; then
-        docker_ exec "$node" iptables -C FORWARD "$@" -j DROP 2>/dev/null || docker_ exec "$node" iptables -I FORWARD "$@" -j DROP
+        docker_ exec "$node" iptables -C "$@" -j DROP 2>/dev/null || docker_ exec "$node" iptables -I "$@" -j DROP
     else
-        docker_ exec "$node" iptables -D FORWARD "$@" -j DROP 2>/dev/null || true
+        docker_ exec "$node" iptables -D "$@" -j DROP 2>/dev/null || true
     fi
 }
 
+cut_node() {
+    drop_in "$1" "$2" INPUT -i eth0
+    drop_in "$1" "$2" OUTPUT -o eth0
+    drop_in "$1" "$2" FORWARD -i eth0
+    drop_in "$1" "$2" FORWARD -o eth0
+}
+
 cut_link() {
-    drop "$1" "$2" -s "$3" -d "$4"
-    drop "$1" "$2" -s "$4" -d "$3"
+    drop_in "$1" "$2" FORWARD -s "$3" -d "$4"
+    drop_in "$1" "$2" FORWARD -s "$4" -d "$3"
 }
 
 isolate() {
-    drop "$1" "$2" -s "$3"
-    drop "$1" "$2" -d "$3"
+    drop_in "$1" "$2" FORWARD -s "$3"
+    drop_in "$1" "$2" FORWARD -d "$3"
 }

@@ -1,0 +1,54 @@
+# Builds the project's images from this tree, loads them, and installs the charts with them.
+# shellcheck shell=bash
+
+ROOT=$(cd "$HERE/../.." && pwd)
+TARGET=x86_64-unknown-linux-gnu
+BINARIES=${CARGO_TARGET_DIR:-$ROOT/target}/$TARGET/release
+
+# Static binaries on an empty image. The tag is a hash of the binary: what has not changed is not loaded again, and what
+# has is not taken for the same.
+images() {
+    built
+    say "building quorate-node and quorate-operator (minutes the first time)"
+    # crt-static on the gnu target: the binary needs nothing of its image and still resolves service names.
+    (cd "$ROOT" && RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --release --locked --target "$TARGET" \
+        -p quorate-server -p quorate-operator)
+    load node-image node
+    load operator operator
+}
+
+tag() { sha256sum "$BINARIES/quorate-$1" "$ROOT"/*/Dockerfile | sha256sum | cut -c1-12; }
+
+load() {
+    local folder=$1 name=$2 image context
+    image=quorate/$name:$(tag "$name")
+    docker_ image inspect "$image" >/dev/null 2>&1 && on_every_node "$image" && return
+    say "loading $image"
+    context=$(mktemp -d)
+    cp "$ROOT/$folder/Dockerfile" "$context/"
+    strip -o "$context/quorate-$name" "$BINARIES/quorate-$name"
+    DOCKER_BUILDKIT=0 docker_ build -q -t "$image" "$context" >/dev/null
+    rm -rf "$context"
+    in_network kind load docker-image --name "$NAME" "$image" >/dev/null 2>&1 || fail "cannot load $image into the nodes"
+}
+
+on_every_node() {
+    local node
+    for node in $(nodes); do
+        docker_ exec "$node" ctr -n k8s.io images ls -q "name==docker.io/$1" 2>/dev/null | grep -q . || return 1
+    done
+}
+
+install() {
+    local release=${1:-quorate}
+    in_network helm upgrade --install quorate-crds "$ROOT/charts/quorate-crds" --namespace quorate-system --create-namespace >/dev/null
+    in_network helm upgrade --install "$release" "$ROOT/charts/quorate" --namespace quorate-system \
+        --set image.tag="$(tag operator)" --set nodeImage.tag="$(tag node)" --set log.filter="${QUORATE_LOG:-info}" >/dev/null
+    kubectl_ -n quorate-system rollout status "deployment/$release-operator" --timeout=120s >/dev/null ||
+        fail "the operator does not get ready: cluster.sh run kubectl -n quorate-system get pods"
+    say "the operator runs (release $release)"
+}
+
+uninstall() {
+    in_network helm uninstall "${1:-quorate}" --namespace quorate-system --wait --timeout 60s >/dev/null
+}
