@@ -13,6 +13,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$HERE/lib/faults.sh"
 # shellcheck source=lib/install.sh
 . "$HERE/lib/install.sh"
+places_of_builds
 
 help() {
     cat <<'TEXT'
@@ -53,7 +54,7 @@ TEXT
 }
 
 env_() {
-    printf 'export KUBECONFIG=%q DOCKER_HOST=%q PATH=%q:"$PATH"\n' "$KUBECONFIG" "$DOCKER_HOST" "$(programs)"
+    printf 'export KUBECONFIG=%q DOCKER_HOST=%q PATH=%q:"$PATH"\n' "$KUBECONFIG" "$DOCKER_HOST" "$PROGRAMS"
 }
 
 places() {
@@ -96,7 +97,7 @@ case $command in
     up) up ;;
     down) down ;;
     env) env_ ;;
-    bin) built && programs ;;
+    bin) built && echo "$PROGRAMS" ;;
     run) in_network "$@" ;;
     node) docker_ exec -i "$@" ;;
     in-node) in_node "$@" ;;

@@ -6,18 +6,18 @@ NODE_PACKAGES=systemd,systemd-sysv,dbus,conntrack,iptables,nftables,iproute2,eth
 
 # Builds what is missing. Safe to run twice, also at the same time.
 built() {
-    [ -f "$(programs)/complete" ] && [ -f "$(node_archive)" ] && packages_present && return
+    [ -f "$PROGRAMS/complete" ] && [ -f "$NODE_ARCHIVE" ] && packages_present && return
     mkdir -p "$CACHE_ROOT"
     exec 9>"$CACHE_ROOT/kind.lock"
     flock -n 9 || { say "another build is under way: waiting for it" && flock 9; }
     packages
-    if [ ! -f "$(programs)/complete" ]; then
-        programs_ "$(programs)"
-        touch "$(programs)/complete"
+    if [ ! -f "$PROGRAMS/complete" ]; then
+        programs_ "$PROGRAMS"
+        touch "$PROGRAMS/complete"
     fi
-    if [ ! -f "$(node_archive)" ]; then
+    if [ ! -f "$NODE_ARCHIVE" ]; then
         say "node image (about 2 minutes, once)"
-        node_image_ "$(programs)" "$(node_archive)"
+        node_image_ "$PROGRAMS" "$NODE_ARCHIVE"
     fi
     exec 9>&-
 }

@@ -19,17 +19,9 @@ fail() {
 }
 
 # Folders of what is built, named by what it is built from: the programs, which take minutes, and the node image.
-programs() {
-    if [ -z "${PROGRAMS:-}" ]; then
-        PROGRAMS=$CACHE_ROOT/programs-$(digest kubernetes coredns node/runc-less -- programs_ engine_ kubernetes_ pause_)
-    fi
-    echo "$PROGRAMS"
-}
-node_archive() {
-    if [ -z "${NODE_ARCHIVE:-}" ]; then
-        NODE_ARCHIVE=$CACHE_ROOT/node-$(digest kubernetes coredns node manifests -- programs_ kubernetes_ pause_ node_image_ preload_).tar
-    fi
-    echo "$NODE_ARCHIVE"
+places_of_builds() {
+    PROGRAMS=$CACHE_ROOT/programs-$(digest kubernetes coredns node/runc-less -- programs_ engine_ kubernetes_ pause_)
+    NODE_ARCHIVE=$CACHE_ROOT/node-$(digest kubernetes coredns node manifests -- programs_ kubernetes_ pause_ node_image_ preload_).tar
 }
 
 # A hash over files, the functions that build from them, and the versions.
@@ -49,9 +41,9 @@ digest() {
 
 # A command in the cluster's network namespace. Not `ip netns exec`: that would hide the cgroups.
 in_network() {
-    PATH=$(programs):$PATH nsenter --net="/run/netns/$NAME" "$@"
+    PATH=$PROGRAMS:$PATH nsenter --net="/run/netns/$NAME" "$@"
 }
-docker_() { "$(programs)/docker" "$@"; }
+docker_() { "$PROGRAMS/docker" "$@"; }
 kubectl_() { in_network kubectl "$@"; }
 nodes() { docker_ ps -a --filter "label=io.x-k8s.kind.cluster=$NAME" --format '{{.Names}}' | sort; }
 workers() { nodes | grep worker; }
@@ -59,6 +51,6 @@ in_node() {
     local node=$1 pid
     shift
     pid=$(docker_ inspect -f '{{.State.Pid}}' "$node")
-    PATH=$(programs):$PATH nsenter --net="/proc/$pid/ns/net" "$@"
+    PATH=$PROGRAMS:$PATH nsenter --net="/proc/$pid/ns/net" "$@"
 }
 node_of() { kubectl_ -n "$1" get pod "$2" -o jsonpath='{.spec.nodeName}'; }

@@ -15,10 +15,10 @@ start_engine() {
 {
   "data-root": "$STATE/root", "exec-root": "$STATE/run", "pidfile": "$STATE/docker.pid",
   "hosts": ["unix://$STATE/docker.sock"], "storage-driver": "overlay2", "oom-score-adjust": 0, "dns": ["127.0.0.1"],
-  "runtimes": {"runc-less": {"path": "$(programs)/runc-less"}}, "default-runtime": "runc-less"
+  "runtimes": {"runc-less": {"path": "$PROGRAMS/runc-less"}}, "default-runtime": "runc-less"
 }
 JSON
-    PATH=$(programs):$PATH setsid nsenter --net="/run/netns/$NAME" unshare -m --propagation private \
+    PATH=$PROGRAMS:$PATH setsid nsenter --net="/run/netns/$NAME" unshare -m --propagation private \
         dockerd --config-file "$STATE/daemon.json" >"$STATE/engine.log" 2>&1 9>&- &
     await 20 engine_runs || fail "the engine does not start: see $STATE/engine.log"
 }
@@ -61,7 +61,7 @@ up() {
     if ! docker_ image inspect "$NODE_IMAGE" >/dev/null 2>&1; then
         say "importing the node image"
         docker_ import --change 'ENV container=docker' --change 'ENTRYPOINT ["/usr/local/bin/entrypoint","/sbin/init"]' \
-            "$(node_archive)" "$NODE_IMAGE" >/dev/null
+            "$NODE_ARCHIVE" "$NODE_IMAGE" >/dev/null
     fi
     say "creating the cluster (under a minute)"
     in_network kind create cluster --name "$NAME" --config "$HERE/kind.yaml" --image "$NODE_IMAGE" --wait 120s >"$STATE/kind.log" 2>&1 ||

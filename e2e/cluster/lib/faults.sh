@@ -35,35 +35,15 @@ TEXT
     esac
 }
 
-# The processes of a pod's containers but its pause, by the cgroup that names the pod.
+# The processes of a pod's containers but its pause, as this machine sees them: their cgroup names the pod.
 pids() {
-    local uid node container
+    local uid file pid
     uid=$(kubectl_ -n "$1" get pod "$2" -o jsonpath='{.metadata.uid}')
-    node=$(node_of "$1" "$2")
-    for container in $(docker_ exec "$node" crictl ps -q --label "io.kubernetes.pod.uid=$uid" 2>/dev/null); do
-        local inner
-        inner=$(docker_ exec "$node" crictl inspect -o go-template --template '{{.info.pid}}' "$container")
-        outer_pid "$node" "$inner"
+    [ -n "$uid" ] || fail "there is no pod $1/$2"
+    for file in $(grep -l -e "$uid" -e "${uid//-/_}" /proc/[0-9]*/cgroup 2>/dev/null); do
+        pid=${file//[^0-9]/}
+        [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = pause ] || echo "$pid"
     done
-}
-
-# The process that a node knows as $2, as this machine knows it. NSpid lists ids from this machine's namespace inwards.
-outer_pid() {
-    local init pid
-    init=$(docker_ inspect -f '{{.State.Pid}}' "$1")
-    awk -v inner="$2" '/^NSpid:/ && NF >= 3 && $3 == inner {print $2}' /proc/[0-9]*/status 2>/dev/null | while read -r pid; do
-        same_node "$pid" "$init" && echo "$pid"
-    done || true
-}
-
-# A process belongs to a node if the node's init is among its ancestors.
-same_node() {
-    local pid=$1
-    while [ "${pid:-0}" -gt 1 ]; do
-        [ "$pid" = "$2" ] && return 0
-        pid=$(awk '/^PPid:/ {print $2}' "/proc/$pid/status" 2>/dev/null)
-    done
-    return 1
 }
 
 signal_pod() {
