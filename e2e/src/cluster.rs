@@ -32,7 +32,9 @@ impl Cluster {
         let places = run(Command::new(&script).arg("places")).context("no cluster runs: `make cluster` starts one")?;
         let place = |key: &str| {
             let found = places.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-            found.map(str::to_owned).with_context(|| format!("cluster.sh places names no {key}"))
+            found
+                .map(str::to_owned)
+                .with_context(|| format!("cluster.sh places names no {key}"))
         };
         Ok(Self {
             network: place("network")?.into(),

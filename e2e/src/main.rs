@@ -13,10 +13,13 @@ struct Cli {
 enum Command {
     /// Measures replicated writes and linearizable reads against Valkey and etcd, interleaved in one run.
     Bench(quorate_e2e::bench::Args),
+    /// Runs faults against a store on a real cluster, under a checked workload.
+    Scenarios(quorate_e2e::scenario::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Bench(args) => quorate_e2e::bench::run(args),
+        Command::Scenarios(args) => quorate_e2e::scenario::run(args),
     }
 }

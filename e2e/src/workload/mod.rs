@@ -168,9 +168,9 @@ impl Drop for Workload {
 /// If the store does not answer within `patience`.
 pub fn lost(place: &Place, history: &History, patience: Duration) -> Result<Vec<String>> {
     let (place, keys) = (place.clone(), history.acknowledged_keys());
-    let thread = std::thread::Builder::new().name("verify".into()).spawn(move || {
-        runtime(&place)?.block_on(async { verify::lost(&place.nodes, &keys, patience).await })
-    })?;
+    let thread = std::thread::Builder::new()
+        .name("verify".into())
+        .spawn(move || runtime(&place)?.block_on(async { verify::lost(&place.nodes, &keys, patience).await }))?;
     thread
         .join()
         .map_err(|panic| anyhow::anyhow!("the verifying thread panicked: {panic:?}"))?
@@ -190,7 +190,11 @@ fn run(place: &Place, shared: Shared, tag: &str, seed: u64) -> Result<History> {
     local.block_on(&runtime, async {
         let mut tasks = Vec::new();
         for writer in 0..WRITERS {
-            tasks.push(spawn_local(journal(Rc::clone(&shared), place.nodes.clone(), format!("{tag}:j{writer}"))));
+            tasks.push(spawn_local(journal(
+                Rc::clone(&shared),
+                place.nodes.clone(),
+                format!("{tag}:j{writer}"),
+            )));
         }
         for node in &place.nodes {
             tasks.push(spawn_local(probe(Rc::clone(&shared), *node, format!("{tag}:p{node}"))));
@@ -198,7 +202,13 @@ fn run(place: &Place, shared: Shared, tag: &str, seed: u64) -> Result<History> {
         for number in 0..REGISTERS * REGISTER_CLIENTS {
             let key = format!("{tag}:r{}", number % REGISTERS);
             let rng = SmallRng::seed_from_u64(seed.wrapping_add(number as u64));
-            tasks.push(spawn_local(register(Rc::clone(&shared), place.nodes.clone(), key, number as u64, rng)));
+            tasks.push(spawn_local(register(
+                Rc::clone(&shared),
+                place.nodes.clone(),
+                key,
+                number as u64,
+                rng,
+            )));
         }
         tasks.push(spawn_local(ordinary(Rc::clone(&shared), place.nodes.clone(), format!("{tag}:o"))));
         for task in tasks {
@@ -239,7 +249,11 @@ async fn journal(shared: Rc<Shared>, nodes: Vec<SocketAddr>, name: String) {
         if outcome != Outcome::DefinitelyNot {
             number += 1;
         }
-        let pause = if outcome == Outcome::Acknowledged { WRITER_PAUSE } else { RETRY_PAUSE };
+        let pause = if outcome == Outcome::Acknowledged {
+            WRITER_PAUSE
+        } else {
+            RETRY_PAUSE
+        };
         tokio::time::sleep(pause).await;
     }
 }

@@ -1,0 +1,87 @@
+//! What can happen to operators while they are needed.
+
+use super::{Measured, Scenario, Trial};
+use crate::cluster::{OPERATOR_NAMESPACE, signal};
+use crate::lab::Lab;
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+use std::time::Duration;
+
+/// A second operator, as an installation of its own with its own lease.
+const SECOND: &str = "quorate-second";
+/// A new leader has to wait until the old one's lease is over.
+const TAKEOVER: Duration = Duration::from_secs(60);
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    let scenario = |name, about, repetitions, run| Scenario {
+        name,
+        about,
+        repetitions,
+        bar_millis: None,
+        run,
+    };
+    vec![
+        scenario(
+            "operator-down",
+            "no operator runs while the primary dies; the failover comes when one is back",
+            1,
+            down as fn(&Lab, u64) -> Result<Option<Measured>>,
+        ),
+        scenario(
+            "operator-killed",
+            "the leading operator is killed in the middle of a failover",
+            4,
+            killed,
+        ),
+        scenario("two-operators", "two operators lead at once while the primary dies", 3, two),
+    ]
+}
+
+fn down(lab: &Lab, seed: u64) -> Result<Option<Measured>> {
+    let mut trial = Trial::begin(lab, seed)?;
+    let pids = lab.cluster.pids(&lab.namespace, &trial.primary.name)?;
+    lab.scale_operator(0)?;
+    trial.strike(|| signal(&pids, Signal::KILL))?;
+    std::thread::sleep(Duration::from_secs(3));
+    let unled = trial.ensure_same_epoch();
+    lab.scale_operator(2)?;
+    unled?;
+    trial.await_failover(TAKEOVER, true)?;
+    let mut measured = trial.end()?;
+    // How long no operator ran was this scenario's choice.
+    measured.outage_millis = None;
+    Ok(Some(measured))
+}
+
+fn killed(lab: &Lab, seed: u64) -> Result<Option<Measured>> {
+    let mut trial = Trial::begin(lab, seed)?;
+    let primary = lab.cluster.pids(&lab.namespace, &trial.primary.name)?;
+    let leader = lab.operator_pods("quorate")?.first().context("an operator leads")?.name.clone();
+    let operator = lab.cluster.pids(OPERATOR_NAMESPACE, &leader)?;
+    // A failover takes some tens of milliseconds: each repetition kills at another moment of it.
+    let pause = Duration::from_millis(2 + 9 * (seed % 4));
+    trial.strike(|| {
+        signal(&primary, Signal::KILL)?;
+        std::thread::sleep(pause);
+        signal(&operator, Signal::KILL)
+    })?;
+    println!("         the operator was killed {pause:?} after the primary");
+    trial.await_failover(TAKEOVER, true)?;
+    trial.replace_primary_pod()?;
+    lab.scale_operator(2)?;
+    trial.end().map(Some)
+}
+
+fn two(lab: &Lab, seed: u64) -> Result<Option<Measured>> {
+    lab.cluster.script(&["install", SECOND])?;
+    let outcome = lab.operator_pods(SECOND).and_then(|_| {
+        let mut trial = Trial::begin(lab, seed)?;
+        let pids = lab.cluster.pids(&lab.namespace, &trial.primary.name)?;
+        trial.strike(|| signal(&pids, Signal::KILL))?;
+        trial.await_failover(TAKEOVER, true)?;
+        trial.replace_primary_pod()?;
+        trial.end().map(Some)
+    });
+    lab.cluster.script(&["uninstall", SECOND])?;
+    outcome
+}
