@@ -440,6 +440,10 @@ impl Node {
         }
         self.refresh_view();
         self.changes.send_modify(|count| *count += 1);
+        // Whoever waited in a hand-over can be told of the next primary now.
+        if self.may_execute() {
+            self.may_go_on.notify_waiters();
+        }
     }
 
     fn push(&mut self, session: Session, frame: &impl quorate_api::wire::Frame) {
