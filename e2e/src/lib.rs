@@ -2,11 +2,12 @@
 //!
 //! [`mod@scenario`] runs faults against a store on a real [`cluster`], seen through a [`lab`], under a checked
 //! [`workload`], and writes a [`mod@report`]. [`mod@bench`] measures a group of nodes on one machine against Valkey and
-//! etcd in the same, interleaved run.
+//! etcd in the same, interleaved run; [`mod@local`] starts such a group.
 
 pub mod bench;
 pub mod cluster;
 pub mod lab;
+pub mod local;
 pub mod report;
 pub mod scenario;
 pub mod workload;

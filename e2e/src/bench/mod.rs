@@ -8,19 +8,16 @@ mod cells;
 pub mod cpu;
 pub mod etcd_load;
 pub mod keys;
-pub mod local;
 pub mod measure;
-pub mod packages;
 pub mod peers;
-pub mod process;
 pub mod report;
-pub mod resp;
 pub mod resp_load;
 
-use anyhow::{Context, Result, bail, ensure};
+use crate::local::build::{Profile, node_binary};
+use crate::local::{LocalCluster, LocalClusterOptions, packages};
+use anyhow::{Context, Result, ensure};
 use cells::{Cell, Effort, cells};
 use cpu::CpuSample;
-use local::{LocalCluster, LocalClusterOptions};
 use measure::Measurement;
 use peers::Peer;
 use report::Comparison;
@@ -28,7 +25,6 @@ use rustix::process::Pid;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 /// The arguments of `bench`.
@@ -147,7 +143,7 @@ fn remove_leftovers(data: &Path) -> Result<()> {
 fn start(args: &Args, data: &Path) -> Result<Servers> {
     let wanted = |system| args.systems.contains(&system);
     let quorate = if wanted(System::Quorate) {
-        let node_binary = args.node_binary.clone().map_or_else(build_node, Ok)?;
+        let node_binary = args.node_binary.clone().map_or_else(|| node_binary(Profile::Release), Ok)?;
         Some(LocalCluster::start(LocalClusterOptions::three(node_binary, data.to_owned())).context("start our nodes")?)
     } else {
         None
@@ -177,36 +173,6 @@ fn present(peer: Option<Result<Peer>>, system: System) -> Option<Peer> {
             None
         }
     }
-}
-
-/// Builds the store node as it is shipped and returns its path.
-fn build_node() -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(&cargo)
-        .args([
-            "build",
-            "--release",
-            "-p",
-            "quorate-server",
-            "--message-format",
-            "json-render-diagnostics",
-        ])
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("run cargo build")?;
-    if !output.status.success() {
-        bail!("cargo build --release -p quorate-server failed");
-    }
-    let artifacts = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<serde_json::Value>();
-    for artifact in artifacts {
-        let artifact = artifact?;
-        if artifact["target"]["name"] == "quorate-node"
-            && let Some(path) = artifact["executable"].as_str()
-        {
-            return Ok(path.into());
-        }
-    }
-    bail!("quorate-server builds no program quorate-node")
 }
 
 /// Every system holds every key before the first GET.

@@ -1,9 +1,9 @@
 //! The systems that we are measured against, three local processes each, set up to keep the same promise: a write is
 //! in the log files of two of three nodes, synced, before it is acknowledged.
 
-use super::packages::Unpacked;
-use super::process::{Process, Spec, free_ports, loopback};
-use super::resp::Client;
+use crate::local::packages::Unpacked;
+use crate::local::process::{Process, Spec, free_ports, loopback};
+use crate::local::resp::Client;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Pid;
 use std::ffi::OsString;

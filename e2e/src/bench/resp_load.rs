@@ -9,7 +9,7 @@
 
 use super::keys::{KEY_DIGITS, KeySource, key_name, value, write_digits};
 use super::measure::{Measurement, Recorder};
-use super::resp::{Client, Token, first_token, write_command};
+use crate::local::resp::{Client, Token, first_token, write_command};
 use anyhow::{Context, Result, bail, ensure};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll};

@@ -2,11 +2,18 @@
 //!
 //! For benchmarks and for tests that want real processes, real sockets and a real disk, and nothing else. The nodes'
 //! data and logs live in a temporary directory that goes with the [`LocalCluster`]. There is no operator: nobody
-//! drives a view change here but [`LocalCluster::bootstrap`] and, on SIGTERM, the primary.
+//! drives a view change here but [`LocalCluster::bootstrap`], [`LocalCluster::failover`] and, on SIGTERM, the primary.
 
-use super::process::{Process, Spec, free_ports, loopback};
-use super::resp::{Client, Token, write_command};
+pub mod build;
+pub mod packages;
+pub mod process;
+pub mod resp;
+pub mod writers;
+
 use anyhow::{Context, Result, bail, ensure};
+use process::{Process, Spec, free_ports, loopback};
+use quorate_api::NodeStatus;
+use resp::{Client, Token, write_command};
 use rustix::process::Pid;
 use std::ffi::OsString;
 use std::fs;
@@ -119,29 +126,60 @@ impl LocalCluster {
     /// If it fails, with what it said.
     pub fn bootstrap(&self) -> Result<()> {
         let LocalClusterOptions {
-            node_binary,
-            write_quorum,
-            read_quorum,
-            ..
+            write_quorum, read_quorum, ..
         } = &self.options;
-        let output = Command::new(node_binary)
-            .arg("bootstrap")
+        self.tool("bootstrap", &["--quorum", &format!("{write_quorum}/{read_quorum}")])
+            .map(drop)
+    }
+
+    /// Runs `quorate-node failover` over all nodes: whoever answers chooses a primary anew.
+    ///
+    /// # Errors
+    /// If too few answer, with what it said.
+    pub fn failover(&self) -> Result<()> {
+        self.tool("failover", &["--timeout-seconds", "20"]).map(drop)
+    }
+
+    /// Runs one of the program's own tools over all nodes and returns what it printed.
+    fn tool(&self, name: &str, args: &[&str]) -> Result<String> {
+        let output = Command::new(&self.options.node_binary)
+            .arg(name)
             .arg("--token-file")
             .arg(token_file(self.dir.path()))
-            .arg("--quorum")
-            .arg(format!("{write_quorum}/{read_quorum}"))
+            .args(args)
             .args(self.nodes.iter().map(|node| node.replica.to_string()))
             .stdin(Stdio::null())
             .output()
-            .context("run quorate-node bootstrap")?;
+            .with_context(|| format!("run quorate-node {name}"))?;
         if !output.status.success() {
             bail!(
-                "bootstrap failed: {}{}",
+                "{name} failed: {}{}",
                 String::from_utf8_lossy(&output.stdout),
                 String::from_utf8_lossy(&output.stderr)
             );
         }
-        Ok(())
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// What a node says of itself.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn status(&self, ordinal: usize) -> Result<NodeStatus> {
+        let node = self.nodes.get(ordinal).with_context(|| format!("no node {ordinal}"))?;
+        let output = Command::new(&self.options.node_binary)
+            .args(["status", "--token-file"])
+            .arg(token_file(self.dir.path()))
+            .arg(node.replica.to_string())
+            .stdin(Stdio::null())
+            .output()
+            .context("run quorate-node status")?;
+        ensure!(
+            output.status.success(),
+            "node {ordinal} gives no status: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(serde_json::from_slice(&output.stdout)?)
     }
 
     /// The nodes, by ordinal.
@@ -235,12 +273,11 @@ fn start_node(options: &LocalClusterOptions, dir: &Path, store: Uuid, ordinal: u
     let name = format!("node-{ordinal}");
     let data_dir = dir.join(&name);
     fs::create_dir(&data_dir)?;
-    let variables: [(&str, OsString); 12] = [
+    let variables: [(&str, OsString); 11] = [
         ("QUORATE_STORE_ID", store.to_string().into()),
         ("QUORATE_STORE_NAME", "local".into()),
         ("QUORATE_SHARD", "0".into()),
         ("QUORATE_ORDINAL", ordinal.to_string().into()),
-        ("QUORATE_HOST", loopback(replica_port).to_string().into()),
         ("QUORATE_POD_IP", "127.0.0.1".into()),
         ("QUORATE_DATA_DIR", data_dir.clone().into()),
         ("QUORATE_TOKEN_FILE", token_file(dir).into()),

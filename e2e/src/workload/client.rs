@@ -3,7 +3,7 @@
 //! It follows MOVED, turns to another node when a connection breaks or nobody answers in time, and repeats nothing by
 //! itself: whether to repeat is the caller's decision, as it is for any client that cares.
 
-use crate::bench::resp::{Token, first_token, write_command};
+use crate::local::resp::{Token, first_token, write_command};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Reads acknowledged writes back from whoever serves, pipelined.
 
-use crate::bench::resp::{Token, first_token, write_command};
+use crate::local::resp::{Token, first_token, write_command};
 use anyhow::{Context, Result, bail};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -1,0 +1,61 @@
+//! What the tests with real processes share.
+#![allow(dead_code, clippy::unwrap_used, reason = "helpers of tests; every test file uses a part of them")]
+
+use quorate_e2e::local::build::{Profile, node_binary};
+use quorate_e2e::local::{LocalCluster, LocalClusterOptions};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// Nothing that a test waits for takes longer on a loaded machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program, built once.
+pub(crate) fn program() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| node_binary(Profile::Dev).unwrap()).clone()
+}
+
+/// Three nodes, with these variables in their environment, on the disk that cargo uses.
+pub(crate) fn options(env: &[(&str, &str)]) -> LocalClusterOptions {
+    let mut options = LocalClusterOptions::three(program(), PathBuf::from(env!("CARGO_TARGET_TMPDIR")));
+    options.env = env.iter().map(|(name, value)| ((*name).to_owned(), value.into())).collect();
+    options
+}
+
+/// A group that serves.
+pub(crate) fn group(env: &[(&str, &str)]) -> LocalCluster {
+    LocalCluster::start(options(env)).unwrap()
+}
+
+/// Where clients reach its nodes.
+pub(crate) fn client_addresses(cluster: &LocalCluster) -> Vec<SocketAddr> {
+    cluster.nodes().iter().map(|node| node.client).collect()
+}
+
+/// Waits for a condition, and says what it waited for if it never came.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> anyhow::Result<bool>) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let outcome = condition();
+        if matches!(outcome, Ok(true)) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "never: {what} (last: {outcome:?})");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until every node holds durably what the primary has committed.
+pub(crate) fn await_synced(cluster: &LocalCluster) {
+    eventually("all replicas hold the whole log", || {
+        let statuses = (0..cluster.nodes().len())
+            .map(|ordinal| cluster.status(ordinal))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let last = statuses.iter().map(|status| status.last).max();
+        Ok(statuses
+            .iter()
+            .all(|status| Some(status.last) == last && status.durable == status.last.index))
+    });
+}
