@@ -17,7 +17,8 @@ use resp::{Client, Token, write_command};
 use rustix::process::Pid;
 use std::ffi::OsString;
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -180,6 +181,33 @@ impl LocalCluster {
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// What a node has logged since it was first started.
+    ///
+    /// # Errors
+    /// If its log does not read.
+    pub fn log_text(&self, ordinal: usize) -> Result<String> {
+        let node = self.nodes.get(ordinal).with_context(|| format!("no node {ordinal}"))?;
+        Ok(String::from_utf8_lossy(&fs::read(&node.process.spec().log)?).into_owned())
+    }
+
+    /// A number of a node's metrics, by its name without the prefix.
+    ///
+    /// # Errors
+    /// If the node does not answer, or has no such metric.
+    pub fn metric(&self, ordinal: usize, name: &str) -> Result<u64> {
+        let node = self.nodes.get(ordinal).with_context(|| format!("no node {ordinal}"))?;
+        let mut stream = TcpStream::connect_timeout(&node.http, PROBE_TIMEOUT)?;
+        stream.set_read_timeout(Some(PROBE_TIMEOUT))?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix("quorate_node_")?.strip_prefix(name)?.strip_prefix(' '));
+        let value = value.with_context(|| format!("node {ordinal} has no metric {name}"))?;
+        value.parse().with_context(|| format!("{name} is {value:?}"))
     }
 
     /// The nodes, by ordinal.

@@ -1,5 +1,6 @@
 //! What a node is told when it starts: flags, each with an environment variable of its own.
 
+use crate::runtime::snapshots::SnapshotSettings;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use quorate_api::StoreId;
@@ -67,6 +68,15 @@ pub struct NodeArgs {
     /// Bytes of a log segment.
     #[arg(long, env = "QUORATE_SEGMENT_BYTES", default_value_t = 64 << 20)]
     pub segment_bytes: u64,
+    /// Bytes of log above the last snapshot at which the next one is taken.
+    #[arg(long, env = "QUORATE_SNAPSHOT_LOG_BYTES", default_value_t = 256 << 20)]
+    pub snapshot_log_bytes: u64,
+    /// Bytes of log kept before the last snapshot, so that a member that was away for a moment needs no snapshot.
+    #[arg(long, env = "QUORATE_LOG_KEEP_BYTES", default_value_t = 64 << 20)]
+    pub log_keep_bytes: u64,
+    /// Bytes a second at which snapshots are written, and sent to a member; 0 for no limit.
+    #[arg(long, env = "QUORATE_SNAPSHOT_BYTES_PER_SECOND", default_value_t = 100 << 20)]
+    pub snapshot_bytes_per_second: u64,
 }
 
 impl NodeArgs {
@@ -74,6 +84,16 @@ impl NodeArgs {
     #[must_use]
     pub fn store(&self) -> StoreId {
         StoreId(self.store_id)
+    }
+
+    /// How much log is kept, and how fast snapshots are made.
+    #[must_use]
+    pub fn snapshots(&self) -> SnapshotSettings {
+        SnapshotSettings {
+            log_bytes: self.snapshot_log_bytes,
+            keep_bytes: self.log_keep_bytes,
+            bytes_per_second: self.snapshot_bytes_per_second,
+        }
     }
 
     /// # Errors

@@ -1,7 +1,7 @@
 //! A store node: the runtime around the replication core.
 //!
 //! [`resp`] reads what clients send, [`command`] executes it on the [`keyspace`]; [`storage`] keeps what must survive;
-//! [`runtime`] joins them with the sockets and the replication core on one thread; [`start`] brings a node up from its volume and down
+//! [`runtime`] joins them with the sockets and the replication core on one thread; [`start`] brings a node up from its volume ([`mod@restore`]) and down
 //! again, with a [`mod@hand_over`]; with the [`tools`] a person runs view changes.
 
 pub mod command;
@@ -9,6 +9,7 @@ pub mod config;
 pub mod hand_over;
 pub mod keyspace;
 pub mod resp;
+pub mod restore;
 pub mod runtime;
 pub mod start;
 pub mod storage;

@@ -2,20 +2,22 @@
 
 use crate::config::{NodeArgs, join};
 use crate::hand_over::hand_over;
-use crate::keyspace::Keyspace;
-use crate::runtime::log_thread::LogThread;
+use crate::restore::{Restored, restore};
+use crate::runtime::log_thread::{Durable, LogThread};
 use crate::runtime::node::{Node, Parts, Stored};
+use crate::runtime::snapshot_thread::{Report, SnapshotThread};
+use crate::runtime::snapshots::{self, Snapshots};
 use crate::runtime::{Shared, clients, flush, http, peers, tick};
-use crate::storage::{DirectoryLock, Log, LogOptions, Superblock};
+use crate::storage::{DirectoryLock, LogOptions, SnapshotDirectory, Superblock};
 use anyhow::{Context, bail};
-use quorate_api::{EntryBody, Incarnation, Position, ReplicaId};
-use quorate_protocol::{HardState, LogView, Replica, Settings};
+use quorate_api::{Incarnation, ReplicaId};
+use quorate_protocol::{HardState, Replica, Session, Settings};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::spawn_local;
 
 /// After a hand-over, clients are told where the new primary is for so long.
@@ -33,8 +35,10 @@ pub async fn run(args: NodeArgs) -> anyhow::Result<()> {
     let client_listener = listen(&args.bind, args.client_port).await?;
     let replica_listener = listen(&args.bind, args.replica_port).await?;
     let http_listener = listen(&args.bind, args.http_port).await?;
-    let (durable, reports) = unbounded_channel();
-    let node = recover(&args, durable)?;
+    let (durable, durable_reports) = unbounded_channel();
+    let (reports, snapshot_reports) = unbounded_channel();
+    let (requests, snapshot_requests) = unbounded_channel();
+    let node = recover(&args, durable, reports, requests)?;
     tracing::info!(
         id = %node.id().incarnation,
         role = ?node.replica().role(),
@@ -44,7 +48,9 @@ pub async fn run(args: NodeArgs) -> anyhow::Result<()> {
         "node started"
     );
     let shared = Shared::new(node);
-    spawn_local(peers::take_durable(Rc::clone(&shared), reports));
+    spawn_local(peers::take_durable(Rc::clone(&shared), durable_reports));
+    spawn_local(snapshots::take_reports(Rc::clone(&shared), snapshot_reports));
+    spawn_local(snapshots::serve(Rc::clone(&shared), snapshot_requests));
     spawn_local(flush(Rc::clone(&shared)));
     spawn_local(tick(Rc::clone(&shared)));
     spawn_local(peers::keep_links(Rc::clone(&shared)));
@@ -73,7 +79,12 @@ async fn listen(bind: &str, port: u16) -> anyhow::Result<TcpListener> {
 }
 
 /// Brings the node back from its volume, or gives an empty volume an identity.
-fn recover(args: &NodeArgs, durable: tokio::sync::mpsc::UnboundedSender<crate::runtime::log_thread::Durable>) -> anyhow::Result<Node> {
+fn recover(
+    args: &NodeArgs,
+    durable: UnboundedSender<Durable>,
+    reports: UnboundedSender<Report>,
+    requests: UnboundedSender<Session>,
+) -> anyhow::Result<Node> {
     let (store, shard, ordinal) = (args.store(), args.shard, args.ordinal()?);
     let options = LogOptions {
         segment_bytes: args.segment_bytes,
@@ -114,34 +125,25 @@ fn recover(args: &NodeArgs, durable: tokio::sync::mpsc::UnboundedSender<crate::r
             id.ordinal
         );
     }
-    let (mut log, recovered) = Log::open(&directory, options)?;
-    if let Some(damage) = recovered.damage {
-        tracing::error!(first = damage.first, last = ?damage.last, "log entries that were durable do not read: waiting for peers to repair them");
-        // Remembered before they are cut off: this replica may be the only one that acknowledged them.
-        stored.hard.unreadable = stored.hard.unreadable.max(Some(damage.last));
-        superblock.write(&stored)?;
-        log.truncate_after(damage.first - 1)?;
-    }
-    let mut view = LogView::new(Position::default(), None, 0);
-    let mut keyspace = Keyspace::new();
-    let commit = recovered.commit_hint;
-    for entry in recovered.entries {
-        if let EntryBody::Effects(effects) = &entry.body
-            && entry.id.index <= commit
-        {
-            keyspace
-                .apply(effects, entry.id.index)
-                .with_context(|| format!("entry {} holds effects that this version does not know", entry.id.index))?;
-        }
-        view.push(entry);
-        view.shrink_tail(commit);
-    }
-    view.forget_configurations(commit);
+    let snapshots = SnapshotDirectory::open(args.data_dir.join("snapshots"))?;
+    let Restored {
+        log,
+        view,
+        keyspace,
+        commit,
+        snapshot,
+    } = restore(&directory, options, &snapshots, |lost| {
+        stored.hard.unreadable = stored.hard.unreadable.max(Some(lost));
+        superblock.write(&stored).map_err(Into::into)
+    })?;
     let replica = Replica::new(id.incarnation, Settings::default(), stored.hard.clone(), view, commit);
     let reader = log.reader();
     let log = Arc::new(Mutex::new(log));
     let log_thread = LogThread::start(Arc::clone(&log), durable)?;
-    Ok(Node::new(Parts {
+    let settings = args.snapshots();
+    let snapshot_thread = SnapshotThread::start(snapshots.clone(), reader.clone(), settings.bytes_per_second, reports)?;
+    let snapshots = Snapshots::new(settings, snapshots, snapshot_thread, snapshot, requests);
+    let parts = Parts {
         stored,
         superblock,
         replica,
@@ -154,5 +156,6 @@ fn recover(args: &NodeArgs, durable: tokio::sync::mpsc::UnboundedSender<crate::r
         max_memory: args.max_memory,
         store: args.store_name.clone(),
         password: args.password()?,
-    }))
+    };
+    Ok(Node::new(parts, snapshots))
 }

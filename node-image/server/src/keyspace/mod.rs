@@ -324,12 +324,9 @@ mod tests {
             }
             assert!(primary == follower, "seed {seed}");
             assert_eq!(primary.memory_bytes(), follower.memory_bytes(), "seed {seed}");
-            let (snapshot, mut copy) = (primary.snapshot(), Keyspace::new());
-            for slot in 0..SLOTS {
-                let mut bytes = Vec::new();
-                snapshot.write_slot(slot, &mut bytes);
-                copy.read_slot(slot, &bytes).unwrap();
-            }
+            let mut copy = Keyspace::new();
+            let snapshot = primary.snapshot();
+            snapshot.blocks(|block| copy.read_block(block)).unwrap();
             assert!(primary == copy, "seed {seed}");
             assert_eq!(
                 (primary.len(), primary.memory_bytes()),
@@ -347,6 +344,31 @@ mod tests {
             assert_eq!(primary.expiring(), 0);
             assert!(copy.len() >= primary.len(), "a snapshot does not change with its origin");
         }
+    }
+
+    #[test]
+    fn a_large_slot_is_cut_into_blocks_of_a_bounded_size() {
+        let (mut keyspace, mut effects) = (Keyspace::new(), BytesMut::new());
+        for number in 0..3000u64 {
+            let key = format!("{{t}}{number}").into_bytes();
+            let mut change = Change {
+                effects: &mut effects,
+                index: number + 1,
+            };
+            keyspace.put(slot_of(&key), &key, text(&[b'v'; 1000]), NEVER, &mut change);
+        }
+        let (mut copy, mut longest, mut blocks) = (Keyspace::new(), 0, 0);
+        let give = |block: &[u8]| {
+            longest = longest.max(block.len());
+            blocks += 1;
+            copy.read_block(block)
+        };
+        keyspace.snapshot().blocks(give).unwrap();
+        assert!(keyspace == copy);
+        assert!(
+            blocks > 10 && longest < (256 << 10) + 2000,
+            "{blocks} blocks of at most {longest} bytes"
+        );
     }
 
     #[test]

@@ -25,6 +25,8 @@ struct Snapshot {
     status: NodeStatus,
     clients: u64,
     now_behind: u64,
+    log_base: u64,
+    snapshot: u64,
 }
 
 type Asking = mpsc::Sender<oneshot::Sender<Snapshot>>;
@@ -42,6 +44,8 @@ pub async fn serve(shared: Rc<Shared>, listener: TcpListener) -> std::io::Result
             let snapshot = Snapshot {
                 now_behind: status.last.index.saturating_sub(status.commit),
                 clients: node.view().clients,
+                log_base: node.replica().log().base().id.index,
+                snapshot: node.snapshots.newest().map_or(0, |position| position.id.index),
                 status,
             };
             // The prober may have hung up.
@@ -75,6 +79,8 @@ async fn metrics(State(asking): State<Asking>) -> Result<String, StatusCode> {
         status,
         clients,
         now_behind,
+        log_base,
+        snapshot,
     } = ask(&asking).await?;
     let mut registry = Registry::with_prefix("quorate_node");
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
@@ -83,6 +89,8 @@ async fn metrics(State(asking): State<Asking>) -> Result<String, StatusCode> {
         ("log_last_index", "Index of the last log entry", status.last.index),
         ("log_durable_index", "Index up to which the log is durable", status.durable),
         ("log_commit_index", "Commit index as this replica knows it", status.commit),
+        ("log_base_index", "Index before the first log entry kept", log_base),
+        ("snapshot_index", "Index that the newest snapshot covers", snapshot),
         ("log_uncommitted_entries", "Entries that wait for their commit", now_behind),
         (
             "serving",

@@ -1,4 +1,5 @@
-//! The runtime: one thread that joins the core, the sockets and the storage, and a second that syncs the primary's log.
+//! The runtime: one thread that joins the core, the sockets and the storage, a second that syncs the primary's log, and a
+//! third for snapshots.
 //!
 //! The way of a write: [`clients`] executes it and waits; the flusher gives what gathered to the core and to the peers
 //! ([`node`]); acknowledgements ([`peers`]) and the own sync ([`log_thread`]) raise the commit index; the client is answered.
@@ -9,6 +10,8 @@ pub mod http;
 pub mod log_thread;
 pub mod node;
 pub mod peers;
+pub mod snapshot_thread;
+pub mod snapshots;
 
 use node::Node;
 use std::cell::{Cell, RefCell};

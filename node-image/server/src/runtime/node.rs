@@ -8,12 +8,14 @@
 
 use super::connection::Outbox;
 use super::log_thread::{LogThread, or_abort};
+use super::snapshots::Snapshots;
 use crate::command::{Context, NodeEndpoint, NodeView};
 use crate::keyspace::{Change, Keyspace};
+use crate::restore::load_snapshot;
 use crate::storage::{Log, LogReader, Superblock};
 use bytes::BytesMut;
-use quorate_api::wire::{NodeAddresses, Reply};
-use quorate_api::{Entry, EntryBody, EntryId, Epoch, Incarnation, Member, NodeRole, NodeStatus, ReplicaId};
+use quorate_api::wire::{NodeAddresses, Reply, Request};
+use quorate_api::{Entry, EntryBody, EntryId, Epoch, Incarnation, Member, NodeRole, NodeStatus, Position, ReplicaId};
 use quorate_protocol::{Effect, Event, HardState, Replica, Session};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -97,6 +99,7 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Node {
     parts: Parts,
+    pub(super) snapshots: Snapshots,
     pending: BytesMut,
     outboxes: BTreeMap<Session, Outbox>,
     touched: Vec<Session>,
@@ -116,10 +119,11 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that nobody is connected to yet.
+    /// A node that nobody is connected to yet; `snapshots` is what it knows about those on its volume.
     #[must_use]
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: Parts, snapshots: Snapshots) -> Self {
         let mut node = Self {
+            snapshots,
             view: NodeView::default(),
             pending: BytesMut::new(),
             outboxes: BTreeMap::new(),
@@ -225,8 +229,20 @@ impl Node {
         &mut self.view
     }
 
+    /// The state.
+    #[must_use]
+    pub fn keyspace(&self) -> &Keyspace {
+        &self.parts.keyspace
+    }
+
+    /// Reads the log.
+    #[must_use]
+    pub fn log_reader(&self) -> &LogReader {
+        &self.parts.reader
+    }
+
     /// Milliseconds of the clock that the core works by.
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
@@ -245,8 +261,15 @@ impl Node {
         session
     }
 
+    /// Whether a connection stands.
+    #[must_use]
+    pub fn has_session(&self, session: Session) -> bool {
+        self.outboxes.contains_key(&session)
+    }
+
     /// Forgets a connection. The core hears of it by an event.
     pub fn close_session(&mut self, session: Session) {
+        self.snapshots.forget(session);
         if let Some(outbox) = self.outboxes.remove(&session) {
             outbox.close();
         }
@@ -317,7 +340,7 @@ impl Node {
         self.kick();
     }
 
-    fn propose_pending(&mut self) {
+    pub(super) fn propose_pending(&mut self) {
         if !self.pending.is_empty() {
             let clock = self.clock();
             self.parts.replica.propose(self.pending.split().freeze(), clock);
@@ -353,6 +376,7 @@ impl Node {
             };
             self.parts.keyspace.expire_due(clock, MAX_EXPIRED_PER_TICK, &mut change);
         }
+        self.tend_snapshots();
         self.step(Event::Tick);
         self.settle();
         let now = self.now();
@@ -388,6 +412,7 @@ impl Node {
                 } => self.append_log(generation, commit, entries),
                 Effect::TruncateLog(index) => {
                     self.drain_log_thread();
+                    self.snapshots.cut_after(index);
                     or_abort(lock(&self.parts.log).truncate_after(index));
                 }
                 Effect::Apply(entries) => self.apply(&entries),
@@ -395,16 +420,16 @@ impl Node {
                 Effect::ReadLog { session, after, max_bytes } => {
                     let read = or_abort(self.parts.reader.read(after, max_bytes));
                     let mut more = Vec::new();
-                    self.parts
-                        .replica
-                        .step(Event::LogRead { session, read: Some(read) }, self.now(), &mut more);
+                    self.parts.replica.step(Event::LogRead { session, read }, self.now(), &mut more);
                     queue.extend(more);
                 }
-                // The log is never trimmed, so a member is never too far behind for it.
-                Effect::SendSnapshot(_) | Effect::ReceiveSnapshot(..) | Effect::InstallSnapshot(_) => {}
+                Effect::SendSnapshot(session) => self.snapshots.request(session),
+                Effect::ReceiveSnapshot(session, chunk) => self.snapshots.receive(session, chunk),
+                Effect::InstallSnapshot(position) => self.install_snapshot(position),
                 Effect::Serving(epoch) => tracing::info!(%epoch, "serving as primary"),
                 Effect::SteppedDown(epoch) => {
                     tracing::info!(%epoch, "stepped down");
+                    self.snapshots.stop_sending();
                     for waiting in self.waiting.drain(..) {
                         // The client may be gone; nobody waits then.
                         let _ = waiting.done.send(false);
@@ -487,16 +512,41 @@ impl Node {
 
     fn rebuild(&mut self, commit: u64) {
         tracing::info!(commit, "building the state anew without entries that were cut off");
-        self.parts.keyspace = Keyspace::new();
         let mut after = 0;
+        let keyspace = match self.snapshots.newest_path() {
+            Some(path) => {
+                let (head, keyspace) = load_snapshot(path, || ()).unwrap_or_else(|error| {
+                    tracing::error!(%error, "the snapshot under this node's state does not read: starting anew, to be repaired by peers");
+                    std::process::abort()
+                });
+                after = head.position.id.index;
+                keyspace
+            }
+            None => Keyspace::new(),
+        };
+        self.replace_keyspace(keyspace);
         while after < commit {
             let read = or_abort(self.parts.reader.read(after, 8 << 20));
-            let (_, mut entries) = read;
+            let (_, mut entries) = read.expect("the log reaches back to the newest snapshot");
             entries.retain(|entry| entry.id.index <= commit);
-            let Some(last) = entries.last() else { break };
+            let last = entries.last().expect("the log holds every committed entry above the snapshot");
             after = last.id.index;
             self.apply(&entries);
         }
+    }
+
+    /// Takes another state; the old one is let go elsewhere, because that takes time.
+    pub(super) fn replace_keyspace(&mut self, keyspace: Keyspace) {
+        let old = std::mem::replace(&mut self.parts.keyspace, keyspace);
+        // Without a thread it is let go here, on the way out of the closure.
+        let _ = std::thread::Builder::new().name("let-go".into()).spawn(move || drop(old));
+    }
+
+    /// The log goes on after a position that a durable snapshot covers.
+    pub(super) fn restart_log_after(&mut self, position: Position) {
+        self.drain_log_thread();
+        or_abort(lock(&self.parts.log).restart_after(position));
+        self.unsynced = None;
     }
 
     /// Answers whoever waited for what is committed and confirmed by now.
@@ -583,6 +633,12 @@ impl Node {
             memory_bytes: self.parts.keyspace.memory_bytes(),
             writes_refused: None,
         }
+    }
+
+    /// Sends a request that the core does not give.
+    pub fn request(&mut self, session: Session, request: &Request) {
+        self.push(session, request);
+        self.kick();
     }
 
     /// Sends a reply that the core does not give.

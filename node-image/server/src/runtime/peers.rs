@@ -274,6 +274,10 @@ fn on_reply(shared: &Shared, session: Session, reply: Reply) -> anyhow::Result<(
             shared.node.borrow_mut().step(Event::AppendAck { session, ack });
             Ok(())
         }
+        Reply::SnapshotAck(ack) => {
+            shared.node.borrow_mut().on_snapshot_ack(session, ack);
+            Ok(())
+        }
         other => bail!("a member sent an answer to a question that was not asked: {other:?}"),
     }
 }

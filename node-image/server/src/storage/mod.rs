@@ -1,15 +1,17 @@
-//! What a node keeps on its volume: the log, the superblock, and the lock that keeps a second process out.
+//! What a node keeps on its volume: the log, snapshots, the superblock, and the lock that keeps a second process out.
 //!
 //! Synchronous file operations with no retry: a caller whose sync failed ends the process.
 
 mod lock;
 mod log;
 mod recovery;
+mod snapshots;
 mod superblock;
 
 pub use lock::DirectoryLock;
 pub use log::{Log, LogOptions, LogReader, Piece};
 pub use recovery::{Damage, Recovered};
+pub use snapshots::{SnapshotDirectory, SnapshotHead, SnapshotReader, SnapshotWriter};
 pub use superblock::Superblock;
 
 use std::io;

@@ -4,7 +4,7 @@
 //! the machine stopped: the log ends before it. One that was durable once is damage: what it held may have been
 //! acknowledged, so it is reported and never cut off silently.
 
-use super::log::{MAGIC, SEGMENT_HEADER_LEN, Segment, decode_record};
+use super::log::{SEGMENT_HEADER_LEN, Segment, decode_header, decode_record};
 use super::{StorageError, Tried};
 use bytes::{Buf, Bytes};
 use quorate_api::{Entry, EntryId, Position};
@@ -24,6 +24,8 @@ pub struct Damage {
 /// What a log held when it was opened.
 #[derive(Debug)]
 pub struct Recovered {
+    /// The position before the first entry.
+    pub base: Position,
     /// All entries up to the end or the first damage.
     pub entries: Vec<Arc<Entry>>,
     /// The greatest commit index stored with one of them, at most the last index.
@@ -40,6 +42,7 @@ pub(super) fn recover(directory: &Path) -> Result<(Vec<Segment>, Recovered), Sto
     paths.sort();
     let mut segments = Vec::new();
     let mut recovered = Recovered {
+        base: Position::default(),
         entries: Vec::new(),
         commit_hint: 0,
         damage: None,
@@ -49,23 +52,29 @@ pub(super) fn recover(directory: &Path) -> Result<(Vec<Segment>, Recovered), Sto
     for (number, path) in paths.into_iter().enumerate() {
         let bytes = Bytes::from(std::fs::read(&path).tried("read", &path)?);
         let file = Arc::new(File::options().read(true).write(true).open(&path).tried("open", &path)?);
-        let (Some(magic), Some(salt)) = (bytes.get(..8), bytes.get(8..SEGMENT_HEADER_LEN)) else {
-            return Err(StorageError::Corrupt(format!("{} is too short for a log segment", path.display())));
-        };
-        if magic != MAGIC {
+        let Some((salt, prev)) = decode_header(&bytes) else {
             return Err(StorageError::Corrupt(format!(
                 "{} is not a log segment of this version",
                 path.display()
             )));
+        };
+        if number == 0 {
+            recovered.base = prev;
+            position = prev;
+        } else if prev != position && recovered.damage.is_none() {
+            // Entries between the two were durable before this segment was begun.
+            recovered.damage = Some(Damage {
+                first: position.id.index + 1,
+                last: prev.id,
+            });
         }
-        let salt = u64::from_le_bytes(salt.try_into().expect("eight bytes"));
         let capacity = bytes.len() as u64;
         let mut rest = bytes.slice(SEGMENT_HEADER_LEN..);
         let mut segment = Segment {
             file,
             path,
             salt,
-            first: position.id.index + 1,
+            prev,
             offsets: Vec::new(),
             end: 0,
             capacity,
