@@ -179,7 +179,8 @@ impl Replica {
         match &self.role {
             Role::Primary(primary) if primary.serving => NodeRole::Primary,
             Role::Primary(_) => NodeRole::Activating,
-            Role::Follower(_) if self.log.last().id.index == 0 => NodeRole::Blank,
+            // One that lost its log is not blank: it may hold the only word of what was acknowledged.
+            Role::Follower(_) if self.log.last().id.index == 0 && !self.damaged() => NodeRole::Blank,
             Role::Follower(_) => NodeRole::Follower,
         }
     }
