@@ -27,10 +27,22 @@ pub mod reasons {
     pub const TOO_FEW_REPLICAS: &str = "TooFewReplicas";
     /// The primary serves; some replica is missing or behind.
     pub const REPLICAS_BEHIND: &str = "ReplicasBehind";
+    /// The primary is there and reaches too few replicas to acknowledge writes.
+    pub const NO_WRITE_QUORUM: &str = "NoWriteQuorum";
+    /// The operator does not hear the primary, and too few replicas confirm that it is lost.
+    pub const PRIMARY_SUSPECTED: &str = "PrimarySuspected";
+    /// A hand-over or somebody else's failover is under way.
+    pub const VIEW_CHANGING: &str = "ViewChanging";
+    /// No primary, and the last failover was less than `failover.minIntervalSeconds` ago.
+    pub const MINIMUM_INTERVAL: &str = "MinimumInterval";
     /// No primary, and `failover.mode` is Manual.
     pub const MANUAL: &str = "ManualFailover";
     /// Objects are applied.
     pub const APPLIED: &str = "Applied";
+    /// Objects are being applied for the first time.
+    pub const APPLYING: &str = "Applying";
+    /// This operator cannot run that spec; the last one that it could is in force.
+    pub const INVALID_SPEC: &str = "InvalidSpec";
     /// `spec.paused` is set.
     pub const PAUSED: &str = "Paused";
     /// The API server refused an object; the message is its answer.

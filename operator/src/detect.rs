@@ -1,32 +1,15 @@
 //! Failure detection: whether a shard has lost its primary, from three inputs: what pods are, what the operator's own
 //! streams say, and what the members say of each other.
 //!
+//! The operator's stream to the primary decides alone while it is fresh. Once it is not, the members vote: enough of them
+//! to fence, where the pod seems well; one, where Kubernetes doubts the pod or it was told to stop; none, where it is gone.
+//! So losing only the link between operator and primary is no reason to fail over.
+//!
 //! Pure. A wrong suspicion costs a short outage; it cannot lose a write, because the members fence before anyone serves.
 
-use quorate_api::{Incarnation, NodeRole, NodeStatus, Quorum};
+use crate::observe::{Health, Observed};
+use quorate_api::{Incarnation, NodeRole, NodeStatus, PeerStatus, Quorum};
 use std::time::{Duration, Instant};
-
-/// What the operator knows of one replica.
-#[derive(Clone, Debug)]
-pub struct Observed {
-    /// Its pod.
-    pub pod: String,
-    /// Whether the operator's stream to it stands.
-    pub connected: bool,
-    /// When it was heard last.
-    pub heard: Option<Instant>,
-    /// What it said then.
-    pub status: Option<NodeStatus>,
-}
-
-impl Observed {
-    /// What it says, if that is news.
-    #[must_use]
-    pub fn fresh(&self, now: Instant, limit: Duration) -> Option<&NodeStatus> {
-        let heard = self.heard?;
-        (self.connected && now.duration_since(heard) <= limit).then_some(self.status.as_ref()?)
-    }
-}
 
 /// What a shard looks like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,10 +18,24 @@ pub enum Verdict {
     Serving {
         /// The primary.
         primary: Incarnation,
+        /// Whether it says so itself; else a write quorum that follows it does.
+        heard: bool,
     },
-    /// Somebody is becoming primary, or it is not sure that the primary is lost.
-    Waiting {
-        /// For what.
+    /// The primary is there, too few members follow it, and nobody else could do better.
+    NoQuorum {
+        /// The primary.
+        primary: Incarnation,
+        /// The numbers.
+        reason: String,
+    },
+    /// A replica was chosen and is becoming primary.
+    Activating {
+        /// The replica.
+        primary: Incarnation,
+    },
+    /// The primary may be lost; too few say so.
+    Doubt {
+        /// The numbers.
         reason: String,
     },
     /// There is no primary.
@@ -50,80 +47,128 @@ pub enum Verdict {
     },
 }
 
-/// Judges a shard of `quorum` that was bootstrapped.
+/// Judges a shard of `quorum` that was bootstrapped, by its `members` in the configuration in force.
 #[must_use]
-pub fn judge(members: &[Observed], quorum: Quorum, suspect_after: Duration, now: Instant) -> Verdict {
-    let fresh: Vec<&NodeStatus> = members.iter().filter_map(|member| member.fresh(now, suspect_after)).collect();
-    let epoch = members
-        .iter()
-        .filter_map(|member| member.status.as_ref())
-        .map(|status| status.promised)
-        .max()
-        .unwrap_or_default();
-    let primary = primary_of(members);
-    let fence = quorum.fence() as usize;
-    let Some(primary) = primary else {
-        return if fresh.len() < fence {
-            Verdict::Waiting {
-                reason: format!("{} of {} replicas answer, {fence} are needed", fresh.len(), quorum.replicas),
-            }
-        } else {
-            Verdict::Lost {
-                primary: None,
-                reason: "no replica knows a primary".to_owned(),
-            }
+pub fn judge(members: &[&Observed], quorum: Quorum, suspect_after: Duration, now: Instant) -> Verdict {
+    let Some(primary) = primary_of(members) else {
+        return Verdict::Lost {
+            primary: None,
+            reason: "no replica knows a primary".to_owned(),
         };
     };
-    let lost_by = fresh.iter().filter(|status| has_lost(status, primary, suspect_after)).count();
-    let own = fresh.iter().find(|status| status.id.incarnation == primary);
-    match own {
-        Some(status) if status.role == NodeRole::Primary && status.promised == epoch => {
-            let peers = status.peers.iter().filter(|peer| alive(peer, suspect_after)).count();
-            let reaches_quorum = peers + 1 >= quorum.write.max(quorum.read) as usize;
-            if !reaches_quorum && lost_by >= fence {
-                return Verdict::Lost {
-                    primary: Some(primary),
-                    reason: format!("the primary reaches {peers} members, and {lost_by} members that could go on have lost it"),
-                };
-            }
-            Verdict::Serving { primary }
+    let fresh: Vec<&NodeStatus> = members.iter().filter_map(|member| member.fresh(now, suspect_after)).collect();
+    let votes = Votes::count(&fresh, primary, suspect_after);
+    match fresh.iter().find(|status| status.id.incarnation == primary) {
+        Some(status) => judge_by_itself(status, highest_promise(members), &votes, quorum, suspect_after),
+        None => judge_by_others(members, primary, &votes, quorum),
+    }
+}
+
+/// What fresh members say of their primary.
+struct Votes {
+    lost: usize,
+    follow: usize,
+}
+
+impl Votes {
+    fn count(fresh: &[&NodeStatus], primary: Incarnation, suspect_after: Duration) -> Self {
+        let others = || fresh.iter().filter(|status| status.id.incarnation != primary);
+        Self {
+            lost: others().filter(|status| has_lost(status, primary, suspect_after)).count(),
+            follow: others()
+                .filter(|status| {
+                    let followed = status.primary.as_ref().is_some_and(|view| view.incarnation == primary);
+                    followed && !has_lost(status, primary, suspect_after)
+                })
+                .count(),
         }
-        Some(status) if status.role == NodeRole::Activating && status.promised == epoch => Verdict::Waiting {
-            reason: "a replica is becoming primary".to_owned(),
-        },
-        Some(status) => Verdict::Lost {
+    }
+}
+
+/// The primary itself is heard.
+fn judge_by_itself(status: &NodeStatus, highest: quorate_api::Epoch, votes: &Votes, quorum: Quorum, suspect_after: Duration) -> Verdict {
+    let primary = status.id.incarnation;
+    let lost = |reason: String| Verdict::Lost {
+        primary: Some(primary),
+        reason,
+    };
+    match status.role {
+        NodeRole::Primary | NodeRole::Activating if status.promised < highest => {
+            lost("a higher epoch was begun and nobody serves it".to_owned())
+        }
+        NodeRole::Activating => Verdict::Activating { primary },
+        NodeRole::Follower | NodeRole::Blank => lost("the last primary serves no more".to_owned()),
+        NodeRole::Primary => {
+            let reached = status.peers.iter().filter(|peer| alive(peer, suspect_after)).count();
+            let wanted = quorum.write.max(quorum.read) as usize - 1;
+            // A primary that was just made has not told of its members yet.
+            if reached >= wanted || status.peers.is_empty() {
+                return Verdict::Serving { primary, heard: true };
+            }
+            if votes.lost >= quorum.fence() as usize {
+                return lost(format!(
+                    "the primary reaches {reached} members of the {wanted} that it needs, and {} members that could go on have lost it",
+                    votes.lost
+                ));
+            }
+            Verdict::NoQuorum {
+                primary,
+                reason: format!("the primary reaches {reached} other replicas and needs {wanted} to acknowledge writes and answer reads"),
+            }
+        }
+    }
+}
+
+/// The primary is not heard: its members vote.
+fn judge_by_others(members: &[&Observed], primary: Incarnation, votes: &Votes, quorum: Quorum) -> Verdict {
+    let health = members
+        .iter()
+        .find(|member| member.incarnation() == Some(primary))
+        // One that has not spoken to this operator yet may be the primary: its pod is not known, so the members decide.
+        .map_or(Health::Running, |member| member.health);
+    let (needed, shown) = match health {
+        Health::Running => (quorum.fence() as usize, ""),
+        Health::Doubtful => (1, " and its pod is not ready"),
+        Health::Leaving => (1, " and its pod was told to stop"),
+        Health::Gone => (0, " and its pod has ended"),
+    };
+    if votes.lost >= needed {
+        return Verdict::Lost {
             primary: Some(primary),
-            reason: match status.role {
-                NodeRole::Primary | NodeRole::Activating => "a higher epoch was begun and nobody serves it".to_owned(),
-                NodeRole::Follower | NodeRole::Blank => "the last primary serves no more".to_owned(),
-            },
-        },
-        None if lost_by >= fence => Verdict::Lost {
-            primary: Some(primary),
-            reason: format!("neither the operator nor {lost_by} members hear the primary"),
-        },
-        None => Verdict::Waiting {
-            reason: format!("the operator does not hear the primary; {lost_by} members have lost it too, {fence} are needed"),
-        },
+            reason: format!("neither the operator nor {} members hear the primary{shown}", votes.lost),
+        };
+    }
+    if votes.follow + 1 >= quorum.write as usize {
+        return Verdict::Serving { primary, heard: false };
+    }
+    Verdict::Doubt {
+        reason: format!(
+            "the operator does not hear the primary{shown}; {} members have lost it too, {needed} are needed",
+            votes.lost
+        ),
     }
 }
 
 /// The replica that serves, or served last: of the highest epoch in which anybody knows a primary.
 #[must_use]
-pub fn primary_of(members: &[Observed]) -> Option<Incarnation> {
+pub fn primary_of(members: &[&Observed]) -> Option<Incarnation> {
     let known = members.iter().filter_map(|member| member.status.as_ref()?.primary.as_ref());
     known.max_by_key(|view| view.epoch).map(|view| view.incarnation)
 }
 
-fn alive(peer: &quorate_api::PeerStatus, suspect_after: Duration) -> bool {
+/// The highest epoch that anybody promised.
+#[must_use]
+pub fn highest_promise(members: &[&Observed]) -> quorate_api::Epoch {
+    let promised = members.iter().filter_map(|member| member.status.as_ref());
+    promised.map(|status| status.promised).max().unwrap_or_default()
+}
+
+fn alive(peer: &PeerStatus, suspect_after: Duration) -> bool {
     peer.connected && Duration::from_millis(peer.heard_millis_ago) <= suspect_after
 }
 
 /// Whether a member has lost that primary: its connection is gone, it is silent, or the member follows nobody.
 fn has_lost(status: &NodeStatus, primary: Incarnation, suspect_after: Duration) -> bool {
-    if status.id.incarnation == primary {
-        return false;
-    }
     match &status.primary {
         None => true,
         Some(view) => view.incarnation == primary && (!view.connected || Duration::from_millis(view.heard_millis_ago) > suspect_after),
@@ -133,147 +178,158 @@ fn has_lost(status: &NodeStatus, primary: Incarnation, suspect_after: Duration) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_api::{EntryId, Epoch, PeerStatus, PrimaryView, ReplicaId, StoreId};
+    use crate::testing::{LIMIT, epoch, incarnation, loses_primary, status, unheard, well};
 
-    const LIMIT: Duration = Duration::from_secs(1);
     const QUORUM: Quorum = Quorum {
         replicas: 3,
         write: 2,
         read: 2,
     };
 
-    fn incarnation(number: u32) -> Incarnation {
-        serde_json::from_value(serde_json::json!(format!("00000000-0000-0000-0000-{number:012}"))).unwrap()
+    fn verdict(group: &[Observed], now: Instant) -> Verdict {
+        judge(&group.iter().collect::<Vec<_>>(), QUORUM, LIMIT, now)
     }
 
-    fn epoch(number: u64) -> Epoch {
-        Epoch { number, token: 1 }
+    fn serving(heard: bool) -> Verdict {
+        Verdict::Serving {
+            primary: incarnation(0),
+            heard,
+        }
     }
 
-    fn store() -> StoreId {
-        serde_json::from_value(serde_json::json!("00000000-0000-0000-0000-000000000000")).unwrap()
-    }
-
-    /// Replica 0 is the primary of epoch 1, and all are well.
-    fn group(now: Instant) -> Vec<Observed> {
-        (0..3)
-            .map(|ordinal| Observed {
-                pod: format!("s-0-{ordinal}"),
-                connected: true,
-                heard: Some(now),
-                status: Some(NodeStatus {
-                    id: ReplicaId {
-                        store: store(),
-                        shard: 0,
-                        ordinal,
-                        incarnation: incarnation(ordinal),
-                    },
-                    version: String::new(),
-                    role: if ordinal == 0 { NodeRole::Primary } else { NodeRole::Follower },
-                    promised: epoch(1),
-                    last: EntryId::default(),
-                    durable: 1,
-                    commit: 1,
-                    configuration: None,
-                    primary: Some(PrimaryView {
-                        incarnation: incarnation(0),
-                        epoch: epoch(1),
-                        heard_millis_ago: 0,
-                        connected: true,
-                    }),
-                    peers: (1..3)
-                        .filter(|_| ordinal == 0)
-                        .map(|peer| PeerStatus {
-                            incarnation: incarnation(peer),
-                            connected: true,
-                            matched: 1,
-                            heard_millis_ago: 0,
-                            snapshot: false,
-                        })
-                        .collect(),
-                    damaged: false,
-                    terminating: false,
-                    keys: 0,
-                    memory_bytes: 0,
-                    writes_refused: None,
-                }),
-            })
-            .collect()
-    }
-
-    fn loses_primary(member: &mut Observed) {
-        let status = member.status.as_mut().unwrap();
-        status.primary.as_mut().unwrap().connected = false;
+    fn is_lost(verdict: &Verdict) -> bool {
+        matches!(verdict, Verdict::Lost { primary: Some(primary), .. } if *primary == incarnation(0))
     }
 
     #[test]
     fn a_group_that_is_well_is_left_alone() {
         let now = Instant::now();
-        assert_eq!(judge(&group(now), QUORUM, LIMIT, now), Verdict::Serving { primary: incarnation(0) });
+        assert_eq!(verdict(&well(QUORUM, now), now), serving(true));
     }
 
     #[test]
     fn a_reset_seen_by_operator_and_members_counts_at_once() {
         let now = Instant::now();
-        let mut group = group(now);
-        group[0].connected = false;
+        let mut group = well(QUORUM, now);
+        unheard(&mut group[0]);
         loses_primary(&mut group[1]);
-        assert!(
-            matches!(judge(&group, QUORUM, LIMIT, now), Verdict::Waiting { .. }),
-            "one member is not enough to fence"
-        );
+        assert_eq!(verdict(&group, now), serving(false), "one member is not enough to fence");
         loses_primary(&mut group[2]);
-        assert!(matches!(judge(&group, QUORUM, LIMIT, now), Verdict::Lost { primary: Some(p), .. } if p == incarnation(0)));
+        assert!(is_lost(&verdict(&group, now)));
     }
 
     #[test]
-    fn losing_only_the_link_between_operator_and_primary_is_no_reason() {
-        let now = Instant::now();
-        let mut group = group(now);
-        group[0].connected = false;
+    fn losing_only_the_link_between_operator_and_primary_is_no_reason_however_long() {
+        let now = Instant::now() + Duration::from_secs(100);
+        let mut group = well(QUORUM, now);
+        unheard(&mut group[0]);
         group[0].heard = now.checked_sub(Duration::from_secs(60));
-        assert!(matches!(judge(&group, QUORUM, LIMIT, now), Verdict::Waiting { .. }));
+        group[0].health = Health::Doubtful;
+        assert_eq!(verdict(&group, now), serving(false));
     }
 
     #[test]
     fn silence_counts_after_the_limit() {
         let begin = Instant::now();
         let now = begin + Duration::from_millis(1500);
-        let mut group = group(now);
+        let mut group = well(QUORUM, now);
         group[0].heard = Some(begin);
         for member in &mut group[1..] {
-            member.status.as_mut().unwrap().primary.as_mut().unwrap().heard_millis_ago = 1500;
+            status(member).primary.as_mut().unwrap().heard_millis_ago = 1000;
         }
-        assert!(matches!(judge(&group, QUORUM, LIMIT, now), Verdict::Lost { .. }));
+        assert_eq!(verdict(&group, now), serving(false), "the limit itself is in time");
+        for member in &mut group[1..] {
+            status(member).primary.as_mut().unwrap().heard_millis_ago = 1001;
+        }
+        assert!(is_lost(&verdict(&group, now)));
+    }
+
+    #[test]
+    fn the_health_of_the_pod_lowers_the_number_of_votes() {
+        let now = Instant::now();
+        let mut group = well(QUORUM, now);
+        unheard(&mut group[0]);
+        group[0].health = Health::Gone;
+        assert!(is_lost(&verdict(&group, now)), "a pod that ended needs no vote");
+        for doubt in [Health::Leaving, Health::Doubtful] {
+            group[0].health = doubt;
+            assert_eq!(verdict(&group, now), serving(false), "{doubt:?} alone is no vote");
+        }
+        loses_primary(&mut group[2]);
+        for doubt in [Health::Leaving, Health::Doubtful] {
+            group[0].health = doubt;
+            assert!(is_lost(&verdict(&group, now)), "{doubt:?} and one member");
+        }
+    }
+
+    #[test]
+    fn a_primary_that_is_heard_serves_whatever_kubernetes_says_of_its_pod() {
+        let now = Instant::now();
+        let mut group = well(QUORUM, now);
+        for health in [Health::Doubtful, Health::Leaving, Health::Gone] {
+            group[0].health = health;
+            assert_eq!(verdict(&group, now), serving(true), "{health:?}");
+        }
+    }
+
+    #[test]
+    fn a_primary_that_this_operator_has_not_heard_yet_is_not_taken_for_gone() {
+        let now = Instant::now();
+        let mut group = well(QUORUM, now);
+        (group[0].status, group[0].heard, group[0].connected) = (None, None, false);
+        assert_eq!(verdict(&group, now), serving(false));
     }
 
     #[test]
     fn a_primary_cut_from_its_peers_is_lost_although_the_operator_hears_it() {
         let now = Instant::now();
-        let mut group = group(now);
+        let mut group = well(QUORUM, now);
         loses_primary(&mut group[1]);
         loses_primary(&mut group[2]);
-        assert!(
-            matches!(judge(&group, QUORUM, LIMIT, now), Verdict::Serving { .. }),
-            "it still reaches them"
-        );
-        for peer in &mut group[0].status.as_mut().unwrap().peers {
+        assert_eq!(verdict(&group, now), serving(true), "it still reaches them");
+        for peer in &mut status(&mut group[0]).peers {
             peer.connected = false;
         }
-        assert!(matches!(judge(&group, QUORUM, LIMIT, now), Verdict::Lost { .. }));
+        assert!(is_lost(&verdict(&group, now)));
     }
 
     #[test]
-    fn members_that_follow_nobody_need_a_primary_if_they_are_enough_to_fence() {
+    fn a_primary_without_members_does_not_serve_and_is_not_replaced() {
         let now = Instant::now();
-        let mut group = group(now);
+        let mut group = well(QUORUM, now);
+        for peer in &mut status(&mut group[0]).peers {
+            peer.connected = false;
+        }
+        unheard(&mut group[1]);
+        unheard(&mut group[2]);
+        let Verdict::NoQuorum { primary, reason } = verdict(&group, now) else {
+            panic!("not NoQuorum")
+        };
+        assert_eq!(primary, incarnation(0));
+        assert_eq!(
+            reason,
+            "the primary reaches 0 other replicas and needs 1 to acknowledge writes and answer reads"
+        );
+    }
+
+    #[test]
+    fn members_that_follow_nobody_need_a_primary() {
+        let now = Instant::now();
+        let mut group = well(QUORUM, now);
         for member in &mut group {
-            let status = member.status.as_mut().unwrap();
+            let status = status(member);
             (status.primary, status.role) = (None, NodeRole::Follower);
         }
-        assert!(matches!(judge(&group, QUORUM, LIMIT, now), Verdict::Lost { primary: None, .. }));
-        group[0].connected = false;
-        group[1].connected = false;
-        assert!(matches!(judge(&group, QUORUM, LIMIT, now), Verdict::Waiting { .. }));
+        assert!(matches!(verdict(&group, now), Verdict::Lost { primary: None, .. }));
+    }
+
+    #[test]
+    fn a_replica_that_was_chosen_is_given_time_unless_a_higher_epoch_was_begun() {
+        let now = Instant::now();
+        let mut group = well(QUORUM, now);
+        status(&mut group[0]).role = NodeRole::Activating;
+        assert_eq!(verdict(&group, now), Verdict::Activating { primary: incarnation(0) });
+        status(&mut group[1]).promised = epoch(2);
+        assert!(is_lost(&verdict(&group, now)));
     }
 }

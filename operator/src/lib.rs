@@ -1,9 +1,15 @@
 //! The operator of replicated stores.
 //!
-//! Two ways through the folders. A reconciliation: [`mod@reconcile`] checks the spec ([`settings`]), builds the objects
-//! ([`objects`]) and applies them. A failover: a [`link`] breaks or a node's status changes, the [`keeper`] of the store
-//! judges ([`detect`]) and drives a [`view_change`], and leaves word for the publisher ([`mod@publish`], [`mod@report`]).
-//! Neither waits for the other. Safety is the members' part: a wrong, slow or doubled operator delays, it loses nothing.
+//! Observe, validate, plan, apply, status: in two ways, and neither waits for the other.
+//!
+//! Objects: a watch tells of a change, [`mod@reconcile`] checks the spec ([`settings`], pure), builds what it wants
+//! ([`objects`], pure) and applies it.
+//!
+//! View changes: a [`link`] breaks or a node's status changes ([`replicas`] keeps what is known as [`observe`] has it); the
+//! [`keeper`] of the store asks [`mod@plan`], which judges ([`detect`]), decides and words the status ([`mod@report`]), all of
+//! it pure; the keeper starts the [`view_change`] if there is one and leaves word for the publisher ([`mod@publish`]).
+//!
+//! Safety is the members' part: a wrong, slow or doubled operator delays, it loses nothing.
 
 pub mod context;
 pub mod detect;
@@ -13,9 +19,15 @@ pub mod link;
 pub mod metrics;
 pub mod names;
 pub mod objects;
+pub mod observe;
+pub mod plan;
 pub mod publish;
 pub mod reconcile;
+pub mod replicas;
 pub mod report;
 pub mod run;
 pub mod settings;
 pub mod view_change;
+
+#[cfg(test)]
+mod testing;

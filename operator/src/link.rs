@@ -36,9 +36,7 @@ pub struct Target {
     pub address: String,
     /// The store's token.
     pub token: Arc<Vec<u8>>,
-    /// Between two heartbeats.
-    pub heartbeat: Duration,
-    /// Silence after which the stream is given up and dialled again.
+    /// Silence after which the stream is given up and dialled again, beyond a heartbeat.
     pub patience: Duration,
 }
 
@@ -46,9 +44,14 @@ pub struct Target {
 pub type PodNews = (String, String, News);
 
 /// Keeps the stream for ever.
-pub async fn keep(target: Target, mut addresses: watch::Receiver<Addresses>, news: UnboundedSender<PodNews>) {
+pub async fn keep(
+    target: Target,
+    mut heartbeat: watch::Receiver<Duration>,
+    mut addresses: watch::Receiver<Addresses>,
+    news: UnboundedSender<PodNews>,
+) {
     loop {
-        let ended = follow(&target, &mut addresses, &news).await;
+        let ended = follow(&target, &mut heartbeat, &mut addresses, &news).await;
         let reason = ended.err().map_or_else(String::new, |error| format!("{error:#}"));
         if news.send((target.pod.clone(), target.uid.clone(), News::Down(reason))).is_err() {
             return;
@@ -57,24 +60,35 @@ pub async fn keep(target: Target, mut addresses: watch::Receiver<Addresses>, new
     }
 }
 
-async fn follow(target: &Target, addresses: &mut watch::Receiver<Addresses>, news: &UnboundedSender<PodNews>) -> anyhow::Result<()> {
+async fn follow(
+    target: &Target,
+    heartbeat: &mut watch::Receiver<Duration>,
+    addresses: &mut watch::Receiver<Addresses>,
+    news: &UnboundedSender<PodNews>,
+) -> anyhow::Result<()> {
     let Established {
         mut read,
         mut write,
         mut buffer,
         ..
     } = dial(&target.address, &target.token, ClientKind::Operator).await?;
-    let interval_millis = u64::try_from(target.heartbeat.as_millis()).unwrap_or(u64::MAX);
-    write_frame(&mut write, &Request::Watch { interval_millis }).await?;
+    heartbeat.mark_changed();
     addresses.mark_changed();
     loop {
-        // A frame may arrive in pieces: what was read so far stays in the buffer when the other branch wins.
+        let silence = target.patience + *heartbeat.borrow();
+        // A frame may arrive in pieces: what was read so far stays in the buffer when another branch wins.
         tokio::select! {
-            reply = tokio::time::timeout(target.patience, read_frame(&mut read, &mut buffer)) => {
+            reply = tokio::time::timeout(silence, read_frame(&mut read, &mut buffer)) => {
                 match reply.context("silent")?? {
                     Reply::Status(status) => news.send((target.pod.clone(), target.uid.clone(), News::Status(status)))?,
                     other => bail!("unexpected {other:?}"),
                 }
+            }
+            changed = heartbeat.changed() => {
+                changed?;
+                let interval_millis = u64::try_from(heartbeat.borrow_and_update().as_millis()).unwrap_or(u64::MAX);
+                // The node answers with its status at once, and then after every interval.
+                write_frame(&mut write, &Request::Watch { interval_millis }).await?;
             }
             changed = addresses.changed() => {
                 changed?;

@@ -1,70 +1,173 @@
-//! Writes what a keeper has to say into the API: the role of every pod, and the status. Only differences are written,
+//! Writes what a keeper has to say into the API: the role of every pod, the status, events. Only differences are written,
 //! and never in the way of a failover: the keeper leaves its newest word in a channel and goes on.
 
 use crate::names;
-use k8s_openapi::api::core::v1::Pod;
+use crate::plan::Note;
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{Patch, PatchParams};
+use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Api, Client};
 use quorate_crds::{ReplicatedStore, ReplicatedStoreStatus};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
-/// Between two writes of the status: what changes in between is written once.
+/// Between two writes of the status: what changes in between is written once. Roles are written at once.
 const INTERVAL: Duration = Duration::from_millis(200);
 /// After a write that failed.
 const BACKOFF: Duration = Duration::from_secs(1);
+/// Events that wait for an API server that is away; the oldest are dropped beyond that.
+const MAX_EVENTS: usize = 64;
+
+/// `primary` or `replica` for every pod that has an address, by name, with its UID.
+pub type Roles = BTreeMap<String, (String, &'static str)>;
 
 /// A keeper's word.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Publication {
-    /// `primary` or `replica` for every pod that exists, by name, with its UID.
-    pub roles: BTreeMap<String, (String, &'static str)>,
+    /// The roles; the labels follow them.
+    pub roles: Roles,
     /// The status.
     pub status: ReplicatedStoreStatus,
 }
 
-/// Publishes for ever.
-pub async fn publish(client: Client, namespace: String, name: String, mut word: watch::Receiver<Publication>) {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
-    let stores: Api<ReplicatedStore> = Api::namespaced(client, &namespace);
-    let mut told = Publication::default();
-    while word.changed().await.is_ok() {
-        let publication = word.borrow_and_update().clone();
-        let mut failed = false;
-        for (pod, role) in &publication.roles {
-            if told.roles.get(pod) == Some(role) {
-                continue;
+/// Publishes one store.
+pub struct Publisher {
+    /// Pods of its namespace.
+    pods: Api<Pod>,
+    /// Stores of its namespace.
+    stores: Api<ReplicatedStore>,
+    /// Its name.
+    name: String,
+    recorder: Recorder,
+    reference: ObjectReference,
+    told: Publication,
+    events: VecDeque<Note>,
+}
+
+impl Publisher {
+    /// For a store whose status was `told`.
+    #[must_use]
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        name: String,
+        recorder: Recorder,
+        reference: ObjectReference,
+        told: ReplicatedStoreStatus,
+    ) -> Self {
+        Self {
+            pods: Api::namespaced(client.clone(), namespace),
+            stores: Api::namespaced(client, namespace),
+            name,
+            recorder,
+            reference,
+            told: Publication {
+                roles: Roles::new(),
+                status: told,
+            },
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Publishes until the keeper is gone.
+    pub async fn run(mut self, mut word: watch::Receiver<Publication>, mut notes: mpsc::UnboundedReceiver<Note>) {
+        let mut next_status = Instant::now();
+        let mut retry: Option<Instant> = None;
+        loop {
+            let now = Instant::now();
+            let publication = word.borrow_and_update().clone();
+            if retry.is_none_or(|retry| now >= retry) {
+                let mut done = self.label(&publication.roles).await;
+                if publication.status != self.told.status && now >= next_status {
+                    done &= self.tell(publication.status.clone()).await;
+                    next_status = Instant::now() + INTERVAL;
+                }
+                done &= self.write_events().await;
+                retry = (!done).then(|| Instant::now() + BACKOFF);
             }
+            let waits = (publication.status != self.told.status).then_some(next_status);
+            tokio::select! {
+                changed = word.changed() => if changed.is_err() { return },
+                Some(note) = notes.recv() => {
+                    self.events.push_back(note);
+                    while self.events.len() > MAX_EVENTS {
+                        self.events.pop_front();
+                    }
+                }
+                () = until(retry.or(waits)) => {}
+            }
+        }
+    }
+
+    async fn label(&mut self, roles: &Roles) -> bool {
+        self.told.roles.retain(|pod, _| roles.contains_key(pod));
+        let different = roles.iter().filter(|(pod, role)| self.told.roles.get(*pod) != Some(*role));
+        let pods = &self.pods;
+        let writes = different.map(|(pod, (uid, role))| async move {
             // The UID makes the API server refuse the label for another pod of that name.
-            let patch = json!({"metadata": {"uid": role.0, "labels": {names::LABEL_ROLE: role.1}}});
-            match pods.patch(pod, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            let patch = json!({"metadata": {"uid": uid, "labels": {names::LABEL_ROLE: role}}});
+            let written = pods.patch_metadata(pod, &PatchParams::default(), &Patch::Merge(&patch)).await;
+            (pod.clone(), (uid.clone(), *role), written)
+        });
+        let mut done = true;
+        for (pod, role, written) in join_all(writes).await {
+            match written {
                 Ok(_) => {
-                    told.roles.insert(pod.clone(), role.clone());
+                    self.told.roles.insert(pod, role);
                 }
                 Err(error) => {
                     tracing::debug!(pod, %error, "cannot label a pod");
-                    failed = true;
+                    done = false;
                 }
             }
         }
-        told.roles.retain(|pod, _| publication.roles.contains_key(pod));
-        if publication.status != told.status {
-            let patch = json!({"status": publication.status});
-            match stores.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-                Ok(_) => told.status = publication.status,
-                Err(error) => {
-                    tracing::debug!(store = name, %error, "cannot write the status");
-                    failed = true;
-                }
+        done
+    }
+
+    async fn tell(&mut self, status: ReplicatedStoreStatus) -> bool {
+        let patch = json!({"status": status});
+        match self
+            .stores
+            .patch_status(&self.name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+        {
+            Ok(_) => {
+                self.told.status = status;
+                true
+            }
+            Err(error) => {
+                tracing::debug!(store = self.name, %error, "cannot write the status");
+                false
             }
         }
-        if failed {
-            tokio::time::sleep(BACKOFF).await;
-            word.mark_changed();
-        } else {
-            tokio::time::sleep(INTERVAL).await;
+    }
+
+    async fn write_events(&mut self) -> bool {
+        while let Some(Note { warning, reason, text }) = self.events.front() {
+            let event = Event {
+                type_: if *warning { EventType::Warning } else { EventType::Normal },
+                reason: (*reason).to_owned(),
+                note: Some(text.clone()),
+                action: "Keep".to_owned(),
+                secondary: None,
+            };
+            if let Err(error) = self.recorder.publish(&event, &self.reference).await {
+                tracing::debug!(store = self.name, %error, "cannot write an event");
+                return false;
+            }
+            self.events.pop_front();
         }
+        true
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }

@@ -5,6 +5,7 @@ use crate::context::Context;
 use crate::keeper::{Desired, Keeper};
 use crate::names;
 use crate::objects::{Objects, build};
+use crate::plan::{Outcome, Reconciled};
 use crate::settings::Settings;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -62,22 +63,48 @@ impl Reconciler {
     pub fn retain(&self, exists: impl Fn(&str) -> bool) {
         let mut keepers = self.keepers.lock().expect("no holder of this lock panics");
         keepers.retain(|uid, _| exists(uid));
-        self.context.metrics.stores.set(i64::try_from(keepers.len()).unwrap_or(i64::MAX));
+        self.count(&keepers);
     }
 
-    fn tell_keeper(&self, store: &Arc<ReplicatedStore>, desired: Desired) {
+    /// Starts the keeper of a store, or tells it the spec; `outcome` is None while it is not known yet.
+    fn tell_keeper(&self, store: &ReplicatedStore, settings: &Settings, token: &Arc<Vec<u8>>, outcome: Option<Outcome>) {
         let mut keepers = self.keepers.lock().expect("no holder of this lock panics");
-        match keepers.get(&desired.settings.uid) {
-            Some(keeper) if !keeper.is_closed() => {
-                keeper.send_replace(desired);
-            }
-            _ => {
-                let uid = desired.settings.uid.clone();
-                let (sender, receiver) = watch::channel(desired);
-                tokio::spawn(Keeper::new(Arc::clone(&self.context), Arc::clone(store), receiver).run());
-                keepers.insert(uid, sender);
-            }
+        let known = keepers.get(&settings.uid).filter(|keeper| !keeper.is_closed());
+        let before = known.map_or(Outcome::Begun, |keeper| keeper.borrow().reconciled.outcome.clone());
+        let desired = Desired {
+            reconciled: Reconciled {
+                generation: settings.generation,
+                outcome: outcome.unwrap_or(before),
+            },
+            settings: settings.clone(),
+            token: Arc::clone(token),
+        };
+        if let Some(keeper) = known {
+            keeper.send_replace(desired);
+        } else {
+            let (sender, receiver) = watch::channel(desired);
+            tokio::spawn(Keeper::new(Arc::clone(&self.context), store, receiver).run());
+            keepers.insert(settings.uid.clone(), sender);
         }
+        self.count(&keepers);
+    }
+
+    /// A spec that this operator cannot run. True if a keeper goes on by the last one that it could, and tells.
+    fn tell_invalid(&self, store: &ReplicatedStore, message: &str) -> bool {
+        let keepers = self.keepers.lock().expect("no holder of this lock panics");
+        let known = store.uid().and_then(|uid| keepers.get(&uid)).filter(|keeper| !keeper.is_closed());
+        if let Some(keeper) = known {
+            keeper.send_modify(|desired| {
+                desired.reconciled = Reconciled {
+                    generation: store.metadata.generation.unwrap_or_default(),
+                    outcome: Outcome::Invalid(message.to_owned()),
+                };
+            });
+        }
+        known.is_some()
+    }
+
+    fn count(&self, keepers: &HashMap<String, watch::Sender<Desired>>) {
         self.context.metrics.stores.set(i64::try_from(keepers.len()).unwrap_or(i64::MAX));
     }
 }
@@ -90,30 +117,33 @@ pub async fn reconcile(store: Arc<ReplicatedStore>, reconciler: Arc<Reconciler>)
     let context = &reconciler.context;
     context.metrics.reconciles.inc();
     if store.metadata.deletion_timestamp.is_some() {
+        // Its objects go with it. From here on nothing is created, and nobody fails over what is being stopped.
+        reconciler.retain(|uid| Some(uid) != store.metadata.uid.as_deref());
         return Ok(Action::await_change());
     }
     let settings = match Settings::of(&store) {
         Ok(settings) => settings,
         Err(error) => {
-            refuse(&context.client, &store, &error.to_string()).await?;
+            let message = error.to_string();
+            if !reconciler.tell_invalid(&store, &message) {
+                refuse(&context.client, &store, &message).await?;
+            }
             return Ok(Action::await_change());
         }
     };
     let token = Arc::new(token(&context.client, &store, &settings).await?);
+    // Before anything is applied: a failover does not wait for that.
+    reconciler.tell_keeper(&store, &settings, &token, None);
     let applied = if settings.paused {
         Ok(())
     } else {
         apply(&context.client, &settings, build(&store, &settings, &context.node_image)).await
     };
-    let told = applied.as_ref().copied().map_err(ToString::to_string);
-    reconciler.tell_keeper(
-        &store,
-        Desired {
-            settings,
-            applied: told,
-            token,
-        },
-    );
+    let outcome = match &applied {
+        Ok(()) => Outcome::Applied,
+        Err(error) => Outcome::Failed(error.to_string()),
+    };
+    reconciler.tell_keeper(&store, &settings, &token, Some(outcome));
     applied.map(|()| Action::requeue(RESYNC))
 }
 
@@ -124,22 +154,36 @@ pub fn after_error(store: &ReplicatedStore, error: &ReconcileError, reconciler: 
     Action::requeue(RETRY)
 }
 
-/// A spec that the API server took and this operator cannot run.
+/// Tells of a spec that the API server took and this operator cannot run, where no keeper does.
 async fn refuse(client: &Client, store: &ReplicatedStore, message: &str) -> Result<(), ReconcileError> {
     let name = store.name_any();
-    let conditions = store.status.as_ref().map(|status| &status.conditions);
-    if conditions.is_some_and(|conditions| conditions.iter().any(|condition| condition.message == message)) {
+    let known = store.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let told = |type_: &str| {
+        known
+            .iter()
+            .find(|condition| condition.type_ == type_ && condition.status == "False")
+    };
+    let types = [quorate_crds::conditions::READY, quorate_crds::conditions::RECONCILED];
+    if types
+        .iter()
+        .all(|type_| told(type_).is_some_and(|condition| condition.message == message))
+    {
         return Ok(());
     }
+    let now = k8s_openapi::jiff::Timestamp::now().to_string();
+    let conditions = types.map(|type_| {
+        let since = told(type_).map_or_else(|| json!(now), |condition| json!(condition.last_transition_time));
+        json!({
+            "type": type_,
+            "status": "False",
+            "reason": quorate_crds::conditions::reasons::INVALID_SPEC,
+            "message": message,
+            "lastTransitionTime": since,
+            "observedGeneration": store.metadata.generation,
+        })
+    });
+    let status = json!({"status": {"observedGeneration": store.metadata.generation, "conditions": conditions}});
     let api: Api<ReplicatedStore> = Api::namespaced(client.clone(), &store.namespace().unwrap_or_default());
-    let status = json!({"status": {"conditions": [{
-        "type": quorate_crds::conditions::READY,
-        "status": "False",
-        "reason": "InvalidSpec",
-        "message": message,
-        "lastTransitionTime": k8s_openapi::jiff::Timestamp::now().to_string(),
-        "observedGeneration": store.metadata.generation,
-    }]}});
     let patched = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&status)).await;
     patched.map(drop).map_err(|source| ReconcileError::Apply {
         object: format!("status of {name}"),

@@ -1,146 +1,180 @@
-//! The status of a store, from what was observed. Pure: conditions keep their time while their status is the same.
+//! The status of a store and the events that go with a change of it, from what was observed and decided. Pure: a condition
+//! keeps its time while its status is the same.
 
-use crate::detect::{Observed, Verdict, primary_of};
+use crate::observe::{Observed, configuration};
+use crate::plan::{Note, Observation, Outcome, Phase};
 use crate::settings::Settings;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use k8s_openapi::jiff::Timestamp;
 use quorate_api::slot::SLOTS;
-use quorate_api::{NodeRole, Quorum};
+use quorate_api::{Incarnation, NodeRole, Quorum};
 use quorate_crds::conditions::{AVAILABLE, FAILOVER_BLOCKED, READY, RECONCILED, WARNING, reasons};
-use quorate_crds::{LastFailover, ReplicaRole, ReplicaStatus, ReplicatedStoreStatus, ShardQuorum, ShardStatus};
-use std::time::{Duration, Instant};
+use quorate_crds::{ReplicaRole, ReplicaStatus, ReplicatedStoreStatus, ShardQuorum, ShardStatus};
+use std::time::Duration;
 
 /// A replica that is behind by fewer entries than this is in step with its primary.
 const IN_STEP: u64 = 10_000;
+/// A replica that was not heard for so long, at least, is told to be unreachable: people need no flicker.
+const UNREACHABLE: Duration = Duration::from_secs(2);
 
-/// What a shard is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Not bootstrapped: not all replicas are there.
-    Gathering,
-    /// The first epoch is being started.
-    Bootstrapping,
-    /// Refused: the store had data, and its replicas are empty.
-    DataLost(String),
-    /// Bootstrapped.
-    Running(Verdict),
-    /// A view change is under way.
-    FailingOver(String),
-    /// One is needed and cannot be: why.
-    Blocked(String),
-}
-
-/// Everything that the status depends on.
-#[derive(Debug)]
-pub struct Facts<'a> {
-    /// The spec, checked.
-    pub settings: &'a Settings,
-    /// Whether its objects could be applied.
-    pub applied: &'a Result<(), String>,
-    /// The replicas by ordinal.
-    pub members: &'a [Observed],
-    /// What the shard is doing.
-    pub phase: &'a Phase,
-    /// The last failover, if there was one.
-    pub last_failover: Option<&'a LastFailover>,
-    /// Label selector of the pods.
-    pub selector: String,
+/// A replica that was not heard for longer is told to be unreachable.
+#[must_use]
+pub fn unreachable_after(settings: &Settings) -> Duration {
+    settings.suspect_after.max(UNREACHABLE)
 }
 
 /// The status.
 #[must_use]
-pub fn report(facts: &Facts<'_>, before: &ReplicatedStoreStatus, now: Instant, wall: Timestamp) -> ReplicatedStoreStatus {
-    let shard = shard(facts, before, now);
-    let primary = shard.primary.is_some();
-    let synced = shard.replicas.iter().filter(|replica| replica.synced).count();
+pub fn report(seen: &Observation<'_>, phase: &Phase) -> ReplicatedStoreStatus {
+    let shard = shard(seen, phase);
+    let (shards_ready, behind) = (i32::from(shard.primary.is_some()), behind(seen, &shard));
     let mut status = ReplicatedStoreStatus {
-        observed_generation: Some(facts.settings.generation),
-        selector: Some(facts.selector.clone()),
-        ready_shards: i32::from(primary),
+        observed_generation: Some(seen.reconciled.generation),
+        selector: Some(seen.selector.to_owned()),
+        ready_shards: shards_ready,
         conditions: Vec::new(),
         shards: vec![shard],
-        last_failover: facts.last_failover.cloned().or_else(|| before.last_failover.clone()),
+        last_failover: seen.told.last_failover.clone(),
     };
     for (type_, (holds, reason, message)) in [
-        (READY, ready(facts, synced)),
-        (AVAILABLE, available(facts)),
-        (RECONCILED, reconciled(facts)),
-        (FAILOVER_BLOCKED, blocked(facts)),
-        (WARNING, warning(facts.settings.quorum)),
+        (READY, ready(phase, behind)),
+        (AVAILABLE, available(phase)),
+        (RECONCILED, reconciled(seen)),
+        (FAILOVER_BLOCKED, blocked(phase)),
+        (WARNING, warning(seen.settings.quorum)),
     ] {
         let value = if holds { "True" } else { "False" };
-        let since = before
+        let since = seen
+            .told
             .conditions
             .iter()
             .find(|condition| condition.type_ == type_ && condition.status == value)
-            .map_or(Time(wall), |condition| condition.last_transition_time.clone());
+            .map_or(Time(seen.wall), |condition| condition.last_transition_time.clone());
         status.conditions.push(Condition {
             type_: type_.to_owned(),
             status: value.to_owned(),
             reason: reason.to_owned(),
             message,
             last_transition_time: since,
-            observed_generation: Some(facts.settings.generation),
+            observed_generation: Some(seen.reconciled.generation),
         });
     }
     status
 }
 
+/// The events of a change of the conditions. A message that changes alone is none.
+#[must_use]
+pub fn notes(before: &ReplicatedStoreStatus, after: &ReplicatedStoreStatus) -> Vec<Note> {
+    let news = after.conditions.iter().filter(|condition| {
+        let known = before.conditions.iter().find(|known| known.type_ == condition.type_);
+        known.is_none_or(|known| (&known.status, &known.reason) != (&condition.status, &condition.reason))
+    });
+    news.filter_map(|condition| {
+        let (type_, holds) = (condition.type_.as_str(), condition.status == "True");
+        let (warning, reason) = match (type_, holds, condition.reason.as_str()) {
+            (FAILOVER_BLOCKED, true, _) => (true, "FailoverBlocked"),
+            (AVAILABLE, false, reasons::DATA_LOST) => (true, reasons::DATA_LOST),
+            (RECONCILED, false, reasons::APPLY_FAILED) => (true, reasons::APPLY_FAILED),
+            (RECONCILED, false, reasons::INVALID_SPEC) => (true, reasons::INVALID_SPEC),
+            (WARNING, true, reasons::EVEN_REPLICAS) => (true, reasons::EVEN_REPLICAS),
+            (WARNING, true, reasons::SINGLE_REPLICA) => (true, reasons::SINGLE_REPLICA),
+            _ => return None,
+        };
+        let text = condition.message.clone();
+        Some(Note { warning, reason, text })
+    })
+    .collect()
+}
+
 type Say = (bool, &'static str, String);
 
-fn available(facts: &Facts<'_>) -> Say {
-    match facts.phase {
-        Phase::Running(Verdict::Serving { .. }) => (true, reasons::SERVING, "the primary acknowledges writes".to_owned()),
-        Phase::Gathering => {
-            let there = facts.members.iter().filter(|member| member.connected).count();
-            let wanted = facts.settings.quorum.replicas;
-            (
-                false,
-                reasons::WAITING_FOR_REPLICAS,
-                format!("{there} of {wanted} replicas answer; the first epoch needs all of them"),
-            )
+fn available(phase: &Phase) -> Say {
+    match phase {
+        Phase::Serving(_, true) => (true, reasons::SERVING, "the primary acknowledges writes".to_owned()),
+        Phase::Serving(_, false) => {
+            let text = "a write quorum follows the primary; the operator itself does not hear it".to_owned();
+            (true, reasons::SERVING, text)
         }
-        Phase::Bootstrapping => (false, reasons::BOOTSTRAPPING, "starting the first epoch".to_owned()),
-        Phase::DataLost(message) => (false, reasons::DATA_LOST, message.clone()),
-        Phase::Running(Verdict::Waiting { reason }) => (false, reasons::WAITING_FOR_REPLICAS, reason.clone()),
-        Phase::Running(Verdict::Lost { reason, .. }) if !facts.settings.automatic => {
-            (false, reasons::MANUAL, format!("{reason}; spec.failover.mode is Manual"))
+        Phase::Starting => (false, reasons::WAITING_FOR_REPLICAS, "the operator begins to listen".to_owned()),
+        Phase::Gathering(text) => (false, reasons::WAITING_FOR_REPLICAS, text.clone()),
+        Phase::Bootstrapping(text) => (false, reasons::BOOTSTRAPPING, text.clone()),
+        Phase::Paused => {
+            let text = "spec.paused is set: the first epoch starts when it is not".to_owned();
+            (false, reasons::PAUSED, text)
         }
-        Phase::Running(Verdict::Lost { reason, .. }) | Phase::FailingOver(reason) => (false, reasons::FAILING_OVER, reason.clone()),
-        Phase::Blocked(reason) => (false, reasons::TOO_FEW_REPLICAS, reason.clone()),
+        Phase::DataLost(text) => (false, reasons::DATA_LOST, text.clone()),
+        Phase::NoQuorum(text) => (false, reasons::NO_WRITE_QUORUM, text.clone()),
+        Phase::Doubt(text) => (false, reasons::PRIMARY_SUSPECTED, text.clone()),
+        Phase::ViewChanging(text) => (false, reasons::VIEW_CHANGING, text.clone()),
+        Phase::FailingOver(text) => (false, reasons::FAILING_OVER, text.clone()),
+        Phase::Manual(text) => (false, reasons::MANUAL, text.clone()),
+        Phase::Held(text) => (false, reasons::MINIMUM_INTERVAL, text.clone()),
+        Phase::Blocked(text) => (false, reasons::TOO_FEW_REPLICAS, text.clone()),
     }
 }
 
-fn ready(facts: &Facts<'_>, synced: usize) -> Say {
-    let (available, reason, message) = available(facts);
-    let wanted = facts.settings.quorum.replicas as usize;
-    if !available {
-        (false, reason, message)
-    } else if synced < wanted {
-        (
-            false,
-            reasons::REPLICAS_BEHIND,
-            format!("{synced} of {wanted} replicas are in step with the primary"),
-        )
+fn ready(phase: &Phase, behind: Option<String>) -> Say {
+    let (available, reason, message) = available(phase);
+    match behind {
+        _ if !available => (false, reason, message),
+        Some(behind) => (false, reasons::REPLICAS_BEHIND, behind),
+        None => (true, reasons::SERVING, "all replicas are in step".to_owned()),
+    }
+}
+
+/// Which replicas are not in step, and what will change that.
+fn behind(seen: &Observation<'_>, shard: &ShardStatus) -> Option<String> {
+    let wanted = seen.settings.quorum.replicas;
+    let strangers: Vec<&str> = match configuration(seen.members) {
+        None => Vec::new(),
+        Some((_, configuration)) => seen
+            .members
+            .iter()
+            .filter(|member| member.incarnation().is_some_and(|incarnation| !configuration.contains(incarnation)))
+            .map(|member| member.pod.as_str())
+            .collect(),
+    };
+    if !strangers.is_empty() {
+        return Some(format!(
+            "{} came back with an empty volume and is no member any more: this version replaces no members; bring the volume back",
+            strangers.join(", ")
+        ));
+    }
+    let late: Vec<&str> = shard
+        .replicas
+        .iter()
+        .filter(|replica| !replica.synced)
+        .map(|replica| replica.name.as_str())
+        .collect();
+    let synced = shard.replicas.len() - late.len();
+    if late.is_empty() && synced >= wanted as usize {
+        return None;
+    }
+    let missing = if late.is_empty() {
+        "the rest has no pod".to_owned()
     } else {
-        (true, reasons::SERVING, format!("{wanted} replicas are in step"))
-    }
+        format!("not {}", late.join(", "))
+    };
+    Some(format!(
+        "{synced} of {wanted} replicas are in step with the primary, {missing}: they catch up by themselves once they run"
+    ))
 }
 
-fn reconciled(facts: &Facts<'_>) -> Say {
-    match facts.applied {
-        _ if facts.settings.paused => (
+fn reconciled(seen: &Observation<'_>) -> Say {
+    match &seen.reconciled.outcome {
+        Outcome::Invalid(error) => (false, reasons::INVALID_SPEC, error.clone()),
+        _ if seen.settings.paused => (
             false,
             reasons::PAUSED,
             "spec.paused is set: objects are left alone, failovers still happen".to_owned(),
         ),
-        Ok(()) => (true, reasons::APPLIED, "all objects are as the spec wants them".to_owned()),
-        Err(error) => (false, reasons::APPLY_FAILED, error.clone()),
+        Outcome::Begun => (false, reasons::APPLYING, "objects are being applied".to_owned()),
+        Outcome::Applied => (true, reasons::APPLIED, "all objects are as the spec wants them".to_owned()),
+        Outcome::Failed(error) => (false, reasons::APPLY_FAILED, format!("{error}; it is tried again by itself")),
     }
 }
 
-fn blocked(facts: &Facts<'_>) -> Say {
-    match facts.phase {
+fn blocked(phase: &Phase) -> Say {
+    match phase {
         Phase::Blocked(reason) => (true, reasons::TOO_FEW_REPLICAS, reason.clone()),
         _ => (false, reasons::NONE, String::new()),
     }
@@ -166,26 +200,21 @@ fn warning(quorum: Quorum) -> Say {
     }
 }
 
-fn shard(facts: &Facts<'_>, before: &ReplicatedStoreStatus, now: Instant) -> ShardStatus {
-    let limit = facts.settings.suspect_after.max(Duration::from_secs(2));
-    let serving = match facts.phase {
-        Phase::Running(Verdict::Serving { primary }) => Some(*primary),
+fn shard(seen: &Observation<'_>, phase: &Phase) -> ShardStatus {
+    let limit = unreachable_after(seen.settings);
+    let serving = match phase {
+        Phase::Serving(primary, _) => Some(*primary),
         _ => None,
     };
-    let newest = facts.members.iter().filter_map(|member| member.status.as_ref());
-    let epoch = newest.clone().map(|status| status.promised.number).max().unwrap_or_default();
-    let leader = newest
-        .clone()
-        .filter(|status| status.role == NodeRole::Primary && Some(status.id.incarnation) == serving)
-        .max_by_key(|status| status.promised);
-    let mut replicas = Vec::new();
-    for member in facts.members {
-        let status = member.fresh(now, limit);
-        let incarnation = member.status.as_ref().map(|status| status.id.incarnation);
-        let role = match status {
+    let statuses = || seen.members.iter().filter_map(|member| member.status.as_ref());
+    let epoch = statuses().map(|status| status.promised.number).max().unwrap_or_default();
+    let leader = statuses().find(|status| status.role == NodeRole::Primary && Some(status.id.incarnation) == serving);
+    let replicas = seen.members.iter().map(|member| {
+        let incarnation = member.incarnation();
+        let role = match member.fresh(seen.now, limit) {
             None => ReplicaRole::Unreachable,
             Some(status) if status.role == NodeRole::Blank => ReplicaRole::Blank,
-            Some(status) if Some(status.id.incarnation) == serving => ReplicaRole::Primary,
+            Some(_) if serving.is_some() && incarnation == serving => ReplicaRole::Primary,
             Some(_) => ReplicaRole::Replica,
         };
         let synced = match (role, leader) {
@@ -195,44 +224,28 @@ fn shard(facts: &Facts<'_>, before: &ReplicatedStoreStatus, now: Instant) -> Sha
             }),
             _ => false,
         };
-        replicas.push(ReplicaStatus {
+        ReplicaStatus {
             name: member.pod.clone(),
             id: incarnation.map(|incarnation| incarnation.to_string()),
             role,
             synced,
-        });
-    }
-    let quorum = newest
-        .filter_map(|status| status.configuration.as_ref())
-        .max_by_key(|(start, _)| *start)
-        .map(|(_, configuration)| sizes(configuration.quorum()));
-    let known = before.shards.first();
+        }
+    });
+    let quorum = configuration(seen.members).map(|(_, configuration)| sizes(configuration.quorum()));
+    let known = seen.told.shards.first();
     ShardStatus {
         index: 0,
         epoch: i64::try_from(epoch).unwrap_or(i64::MAX).max(known.map_or(0, |shard| shard.epoch)),
-        primary: facts
-            .members
-            .iter()
-            .find(|member| serving.is_some() && id(member) == serving)
-            .map(|member| member.pod.clone()),
+        primary: serving.and_then(|serving| pod_of(seen.members, serving)),
         quorum: quorum.or_else(|| known.and_then(|shard| shard.quorum)),
         slots: i32::from(SLOTS),
-        replicas,
+        replicas: replicas.collect(),
     }
 }
 
-fn id(member: &Observed) -> Option<quorate_api::Incarnation> {
-    member.status.as_ref().map(|status| status.id.incarnation)
-}
-
-/// The pod of the replica that serves, or served last.
-#[must_use]
-pub fn primary_pod(members: &[Observed]) -> Option<String> {
-    let primary = primary_of(members)?;
-    members
-        .iter()
-        .find(|member| id(member) == Some(primary))
-        .map(|member| member.pod.clone())
+fn pod_of(members: &[Observed], incarnation: Incarnation) -> Option<String> {
+    let found = members.iter().find(|member| member.incarnation() == Some(incarnation));
+    found.map(|member| member.pod.clone())
 }
 
 fn sizes(quorum: Quorum) -> ShardQuorum {

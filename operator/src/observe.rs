@@ -1,0 +1,168 @@
+//! What the operator knows of a store's replicas: their pods, as the watch tells them, and what the nodes say on their
+//! streams. Values only; who gathers them is [`crate::replicas`].
+
+use crate::names;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use quorate_api::{Configuration, EntryId, Incarnation, NodeStatus, Quorum};
+use std::time::{Duration, Instant};
+
+/// What Kubernetes says of a pod. Slow, and one input of three: a stream that is fresh knows better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Nothing speaks against it.
+    Running,
+    /// Not ready: its probe fails, or its machine was not heard of for a while.
+    Doubtful,
+    /// It was told to stop and has its grace; a primary hands over meanwhile.
+    Leaving,
+    /// Its process ended, or there is no such pod any more.
+    Gone,
+}
+
+impl Health {
+    /// Reads a pod's status.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Self {
+        let status = pod.status.clone().unwrap_or_default();
+        if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
+            return Self::Gone;
+        }
+        let node = status.container_statuses.unwrap_or_default();
+        let stopped = node
+            .iter()
+            .filter(|container| container.name == names::CONTAINER)
+            .filter_map(|container| container.state.as_ref())
+            .any(|state| state.terminated.is_some() || state.waiting.is_some());
+        if stopped {
+            return Self::Gone;
+        }
+        if pod.metadata.deletion_timestamp.is_some() {
+            return Self::Leaving;
+        }
+        let conditions = status.conditions.unwrap_or_default();
+        let unready = conditions
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status != "True");
+        if unready { Self::Doubtful } else { Self::Running }
+    }
+}
+
+/// What the operator knows of one replica.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    /// Its pod.
+    pub pod: String,
+    /// UID of the pod.
+    pub uid: String,
+    /// Ordinal of the pod.
+    pub ordinal: u32,
+    /// `address:port` of its replica protocol, while the pod has an address.
+    pub address: Option<String>,
+    /// What Kubernetes says of it.
+    pub health: Health,
+    /// Whether the operator's stream to it stands.
+    pub connected: bool,
+    /// When it was heard last.
+    pub heard: Option<Instant>,
+    /// What it said then. Kept when the pod goes: what was promised stays promised.
+    pub status: Option<NodeStatus>,
+}
+
+impl Observed {
+    /// A replica that was not heard yet. `None` for a pod whose name ends in no ordinal.
+    #[must_use]
+    pub fn new(pod: &Pod) -> Option<Self> {
+        let name = pod.name_any();
+        let ordinal = name.rsplit('-').next()?.parse().ok()?;
+        let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
+        Some(Self {
+            ordinal,
+            address: address.map(|address| join(address, names::REPLICA_PORT)),
+            uid: pod.uid()?,
+            pod: name,
+            health: Health::of(pod),
+            connected: false,
+            heard: None,
+            status: None,
+        })
+    }
+
+    /// What it says, if that is news.
+    #[must_use]
+    pub fn fresh(&self, now: Instant, limit: Duration) -> Option<&NodeStatus> {
+        let heard = self.heard?;
+        (self.connected && now.duration_since(heard) <= limit).then_some(self.status.as_ref()?)
+    }
+
+    /// The life of its volume, once it told.
+    #[must_use]
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        self.status.as_ref().map(|status| status.id.incarnation)
+    }
+}
+
+/// The configuration in force as far as anybody told, with the name of its epoch start.
+#[must_use]
+pub fn configuration(members: &[Observed]) -> Option<&(EntryId, Configuration)> {
+    members
+        .iter()
+        .filter_map(|member| member.status.as_ref()?.configuration.as_ref())
+        .max_by_key(|(start, _)| *start)
+}
+
+/// Who counts in the configuration in force, and its sizes. Without one, everybody does, by the sizes of the spec.
+#[must_use]
+pub fn group(members: &[Observed], spec: Quorum) -> (Vec<&Observed>, Quorum) {
+    match configuration(members) {
+        None => (members.iter().collect(), spec),
+        Some((_, configuration)) => (
+            members
+                .iter()
+                .filter(|member| member.incarnation().is_some_and(|incarnation| configuration.contains(incarnation)))
+                .collect(),
+            configuration.quorum(),
+        ),
+    }
+}
+
+/// `address:port`, an IPv6 address in brackets.
+fn join(address: &str, port: i32) -> String {
+    if address.contains(':') {
+        format!("[{address}]:{port}")
+    } else {
+        format!("{address}:{port}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn health(status: &serde_json::Value, deleted: bool) -> Health {
+        let mut pod: Pod = serde_json::from_value(json!({"metadata": {"name": "s-0-1", "uid": "u"}, "status": status})).unwrap();
+        pod.metadata.deletion_timestamp = deleted.then(|| serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        Health::of(&pod)
+    }
+
+    #[test]
+    fn every_way_in_which_kubernetes_says_that_a_pod_is_not_well_is_told_apart() {
+        let node = |state: &str| json!({"phase": "Running", "containerStatuses": [{"name": "node", "image": "", "imageID": "", "ready": false, "restartCount": 1, "state": {state: {"exitCode": 137}}}]});
+        let ready = |status: &str| json!({"phase": "Running", "conditions": [{"type": "Ready", "status": status}]});
+        assert_eq!(health(&json!({"phase": "Failed"}), false), Health::Gone);
+        assert_eq!(health(&node("terminated"), false), Health::Gone, "killed");
+        assert_eq!(health(&node("waiting"), false), Health::Gone, "crash loop");
+        assert_eq!(health(&node("running"), false), Health::Running);
+        assert_eq!(health(&ready("True"), true), Health::Leaving);
+        assert_eq!(health(&ready("Unknown"), false), Health::Doubtful, "its machine is lost");
+        assert_eq!(health(&ready("False"), false), Health::Doubtful);
+        assert_eq!(health(&ready("True"), false), Health::Running);
+    }
+
+    #[test]
+    fn an_address_of_version_six_is_put_in_brackets() {
+        assert_eq!(join("fd00::1", 7400), "[fd00::1]:7400");
+        assert_eq!(join("10.0.0.1", 7400), "10.0.0.1:7400");
+    }
+}

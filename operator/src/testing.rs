@@ -1,0 +1,128 @@
+//! Groups of replicas for the tests of the pure parts.
+
+use crate::observe::{Health, Observed};
+use crate::settings::Settings;
+use quorate_api::{
+    Configuration, EntryId, Epoch, Incarnation, Member, NodeRole, NodeStatus, PeerStatus, PrimaryView, Quorum, ReplicaId, StoreId,
+};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// Default of `suspectAfterMillis`.
+pub(crate) const LIMIT: Duration = Duration::from_secs(1);
+
+pub(crate) fn incarnation(ordinal: u32) -> Incarnation {
+    Incarnation(Uuid::from_u128(u128::from(ordinal) + 1))
+}
+
+pub(crate) fn epoch(number: u64) -> Epoch {
+    Epoch { number, token: 1 }
+}
+
+pub(crate) fn settings(quorum: Quorum) -> Settings {
+    Settings {
+        namespace: "shop".to_owned(),
+        name: "orders".to_owned(),
+        uid: "u".to_owned(),
+        generation: 1,
+        quorum,
+        max_memory: 0,
+        automatic: true,
+        heartbeat: Duration::from_millis(200),
+        suspect_after: LIMIT,
+        min_interval: Duration::ZERO,
+        paused: false,
+    }
+}
+
+pub(crate) fn configuration(quorum: Quorum) -> Configuration {
+    let members = (0..quorum.replicas).map(|ordinal| Member {
+        incarnation: incarnation(ordinal),
+        ordinal,
+        host: format!("orders-0-{ordinal}:7400"),
+    });
+    Configuration::new(members.collect(), quorum.write, quorum.read).unwrap()
+}
+
+/// Replica `ordinal` of a store that was never bootstrapped, heard just now.
+pub(crate) fn blank(ordinal: u32, now: Instant) -> Observed {
+    Observed {
+        pod: format!("orders-0-{ordinal}"),
+        uid: format!("uid-{ordinal}"),
+        ordinal,
+        address: Some(format!("10.0.0.{ordinal}:7400")),
+        health: Health::Running,
+        connected: true,
+        heard: Some(now),
+        status: Some(NodeStatus {
+            id: ReplicaId {
+                store: StoreId(Uuid::nil()),
+                shard: 0,
+                ordinal,
+                incarnation: incarnation(ordinal),
+            },
+            version: String::new(),
+            role: NodeRole::Blank,
+            promised: Epoch::ZERO,
+            last: EntryId::default(),
+            durable: 0,
+            commit: 0,
+            configuration: None,
+            primary: None,
+            peers: Vec::new(),
+            damaged: false,
+            terminating: false,
+            keys: 0,
+            memory_bytes: 0,
+            writes_refused: None,
+        }),
+    }
+}
+
+pub(crate) fn blanks(quorum: Quorum, now: Instant) -> Vec<Observed> {
+    (0..quorum.replicas).map(|ordinal| blank(ordinal, now)).collect()
+}
+
+/// A group that is well: replica 0 is the primary of epoch 1.
+pub(crate) fn well(quorum: Quorum, now: Instant) -> Vec<Observed> {
+    let mut members = blanks(quorum, now);
+    let start = EntryId { epoch: epoch(1), index: 1 };
+    for (ordinal, member) in members.iter_mut().enumerate() {
+        let status = member.status.as_mut().unwrap();
+        status.role = if ordinal == 0 { NodeRole::Primary } else { NodeRole::Follower };
+        (status.promised, status.last) = (epoch(1), start);
+        status.configuration = Some((start, configuration(quorum)));
+        status.primary = Some(PrimaryView {
+            incarnation: incarnation(0),
+            epoch: epoch(1),
+            heard_millis_ago: 0,
+            connected: true,
+        });
+        if ordinal == 0 {
+            status.peers = (1..quorum.replicas)
+                .map(|peer| PeerStatus {
+                    incarnation: incarnation(peer),
+                    connected: true,
+                    matched: 1,
+                    heard_millis_ago: 0,
+                    snapshot: false,
+                })
+                .collect();
+        }
+    }
+    members
+}
+
+pub(crate) fn status(member: &mut Observed) -> &mut NodeStatus {
+    member.status.as_mut().unwrap()
+}
+
+/// The member's connection from its primary was reset.
+pub(crate) fn loses_primary(member: &mut Observed) {
+    status(member).primary.as_mut().unwrap().connected = false;
+}
+
+/// The operator's stream to the member was reset.
+pub(crate) fn unheard(member: &mut Observed) {
+    member.connected = false;
+}
