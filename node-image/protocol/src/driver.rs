@@ -10,6 +10,7 @@
 //! It does not time out, dial, or draw epochs: a caller that waited long enough drops it and starts the next with
 //! a higher epoch, from [`Driver::configurations`] and [`Driver::highest_number`].
 
+use crate::mutation::{self, Mutation};
 use quorate_api::{
     ActivateAnswer, ActivateRefusal, ActivateRequest, Configuration, EntryId, Epoch, FenceAnswer, FenceRequest, Incarnation, Member,
     Proposal, Quorum,
@@ -214,13 +215,8 @@ impl Driver {
                 last: answer.last,
             });
         }
-        for (_, configuration) in &answer.configurations {
-            self.learn(configuration.clone());
-        }
-        for (_, proposal) in &answer.proposals {
-            if let Proposal::Change(configuration) = proposal {
-                self.learn(configuration.clone());
-            }
+        if !mutation::active(Mutation::ConfigurationsNotLearned) {
+            self.learn_from(&answer);
         }
         self.answers.insert(answer.incarnation, answer);
         let mut effects = self.ask();
@@ -267,6 +263,17 @@ impl Driver {
         }
     }
 
+    fn learn_from(&mut self, answer: &FenceAnswer) {
+        for (_, configuration) in &answer.configurations {
+            self.learn(configuration.clone());
+        }
+        for (_, proposal) in &answer.proposals {
+            if let Proposal::Change(configuration) = proposal {
+                self.learn(configuration.clone());
+            }
+        }
+    }
+
     fn learn(&mut self, configuration: Configuration) {
         if !self.configurations.contains(&configuration) {
             self.configurations.push(configuration);
@@ -298,8 +305,10 @@ impl Driver {
         let needed = match (&self.proposal, self.bootstrap) {
             (_, true) => quorum.replicas,
             (Proposal::Keep, false) => quorum.fence(),
+            (Proposal::Change(_), false) if mutation::active(Mutation::ChangeFencedByVfAlone) => quorum.fence(),
             (Proposal::Change(_), false) => quorum.fence_for_change(),
         };
+        let needed = needed - u32::from(mutation::active(Mutation::FenceOneShort));
         let (fenced, missing): (Vec<_>, Vec<_>) = configuration
             .members()
             .iter()
@@ -318,7 +327,11 @@ impl Driver {
             return Vec::new();
         }
         let progress = self.progress();
-        if progress.is_empty() || progress.iter().any(|p| p.fenced.len() < p.needed as usize) {
+        let short = |p: &FenceProgress| match mutation::active(Mutation::StrangerCounted) {
+            true => self.answers.len() < p.needed as usize,
+            false => p.fenced.len() < p.needed as usize,
+        };
+        if progress.is_empty() || progress.iter().any(short) {
             return Vec::new();
         }
         let everybody = progress.iter().all(|p| p.missing.is_empty());
@@ -340,7 +353,10 @@ impl Driver {
     /// The undamaged member with the greatest log. None while the greatest log is on a replica that cannot serve:
     /// a lesser one may miss a committed entry.
     fn choose(&self) -> Option<(Member, EntryId, Configuration)> {
-        let greatest = self.answers.values().map(|a| a.last).max()?;
+        let greatest = match mutation::active(Mutation::ChooseByIndex) {
+            true => self.answers.values().map(|a| a.last).max_by_key(|last| last.index)?,
+            false => self.answers.values().map(|a| a.last).max()?,
+        };
         let mut candidates: Vec<(Member, EntryId, Configuration)> = self
             .answers
             .values()

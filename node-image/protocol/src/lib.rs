@@ -8,6 +8,7 @@ pub mod driver;
 pub mod event;
 pub mod hard_state;
 pub mod log_view;
+pub mod mutation;
 pub mod replica;
 
 pub use driver::{Driver, DriverEffect, DriverFailure, FenceProgress, ViewChanged};

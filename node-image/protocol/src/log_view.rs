@@ -8,7 +8,7 @@ use quorate_api::{Configuration, Entry, EntryBody, EntryId, Epoch, Position};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Bytes of settled entries kept in memory, so that a member that is a little behind needs no file.
+/// See [`crate::Settings::tail_bytes`]; until a replica says its own.
 const TAIL_BYTES: usize = 16 << 20;
 
 /// See the module.
@@ -22,6 +22,7 @@ pub struct LogView {
     /// The position before the first entry of the tail.
     tail_base: Position,
     tail_bytes: usize,
+    max_tail_bytes: usize,
     /// Epoch starts with their configurations; the first may lie at or below the base.
     configurations: Vec<(EntryId, Configuration)>,
     clock: u64,
@@ -38,6 +39,7 @@ impl LogView {
             tail: VecDeque::new(),
             tail_base: base,
             tail_bytes: 0,
+            max_tail_bytes: TAIL_BYTES,
             configurations: configuration.into_iter().collect(),
             clock: timestamp_millis,
         }
@@ -167,9 +169,14 @@ impl LogView {
         self.configurations.drain(..committed.saturating_sub(1));
     }
 
+    /// How much [`LogView::shrink_tail`] leaves.
+    pub(crate) fn keep_tail(&mut self, max_bytes: usize) {
+        self.max_tail_bytes = max_bytes;
+    }
+
     /// Entries up to `settled` are durable, committed and applied: memory may let them go.
     pub fn shrink_tail(&mut self, settled: u64) {
-        while self.tail_bytes > TAIL_BYTES && self.tail.front().is_some_and(|entry| entry.id.index <= settled) {
+        while self.tail_bytes > self.max_tail_bytes && self.tail.front().is_some_and(|entry| entry.id.index <= settled) {
             self.drop_front();
         }
     }

@@ -126,6 +126,7 @@ impl World {
         let settings = Settings {
             heartbeat_millis: 20,
             resend_millis: 60,
+            ..Settings::default()
         };
         self.nodes[node].replica = Some(Replica::new(incarnation(node), settings, disk.hard.clone(), log, commit));
     }

@@ -3,6 +3,7 @@
 use super::{Replica, Role};
 use crate::event::{Effect, Session};
 use crate::log_view::LogView;
+use crate::mutation::{self, Mutation};
 use quorate_api::wire::{Append, AppendAck, Mismatch, Reply, SnapshotChunk};
 use quorate_api::{Configuration, Entry, EntryId, Epoch, Incarnation, Position};
 use std::sync::Arc;
@@ -198,7 +199,11 @@ impl Replica {
 
     fn acknowledge(&self, to: Session, mismatch: Option<Mismatch>, out: &mut Vec<Effect>) {
         let Some(follower) = self.follower() else { return };
-        let durable = if self.damaged() { 0 } else { self.durable.min(follower.matched) };
+        let durable = match mutation::active(Mutation::AckBeforeSync) {
+            true => follower.matched,
+            false if self.damaged() => 0,
+            false => self.durable.min(follower.matched),
+        };
         let ack = AppendAck {
             epoch: self.hard.promised,
             durable,
@@ -229,7 +234,7 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) {
         // Entries held beyond the snapshot may have been acknowledged: a snapshot of a prefix of this log replaces nothing.
-        let held = self.log.id_at(position.id.index) == Some(position.id);
+        let held = self.log.id_at(position.id.index) == Some(position.id) && !mutation::active(Mutation::SnapshotReplacesLongerLog);
         if matches!(self.role, Role::Primary(_)) || position.id.index <= self.commit && !self.damaged() || held {
             return;
         }

@@ -18,19 +18,26 @@ mod view_change;
 use crate::event::{Effect, Event, Session};
 use crate::hard_state::HardState;
 use crate::log_view::LogView;
+use crate::mutation::{self, Mutation};
 use follower::Follower;
 use primary::Primary;
 use quorate_api::wire::Request;
 use quorate_api::{Configuration, EntryId, Epoch, Incarnation, NodeRole, PeerStatus, PrimaryView};
 use std::collections::BTreeMap;
 
-/// Times that the core works by, in milliseconds.
+/// Times and bounds that the core works by.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// A primary sends to every member at least this often.
+    /// Milliseconds: a primary sends to every member at least this often.
     pub heartbeat_millis: u64,
-    /// What was not acknowledged for so long is taken as lost on the way.
+    /// Milliseconds: what was not acknowledged for so long is taken as lost on the way.
     pub resend_millis: u64,
+    /// Bytes of entries in one append: large enough to fill a sync, small enough to share the link.
+    pub max_append_bytes: usize,
+    /// Bytes sent to a member and not acknowledged, beyond which its stream waits.
+    pub max_in_flight_bytes: usize,
+    /// Bytes of settled entries kept in memory, so that a member that is a little behind needs no file.
+    pub tail_bytes: usize,
 }
 
 impl Default for Settings {
@@ -38,6 +45,9 @@ impl Default for Settings {
         Self {
             heartbeat_millis: 100,
             resend_millis: 1000,
+            max_append_bytes: 1 << 20,
+            max_in_flight_bytes: 16 << 20,
+            tail_bytes: 16 << 20,
         }
     }
 }
@@ -71,9 +81,13 @@ impl Replica {
     /// A replica as it comes back from its disk: `log` is durable whole, the state holds entries up to `commit`,
     /// and memory holds those above.
     #[must_use]
-    pub fn new(me: Incarnation, settings: Settings, hard: HardState, log: LogView, commit: u64) -> Self {
+    pub fn new(me: Incarnation, settings: Settings, hard: HardState, mut log: LogView, commit: u64) -> Self {
         let durable = log.last().id.index;
-        assert!(commit <= durable, "the commit index of a restarted replica lies in its log");
+        assert!(
+            (log.base().id.index..=durable).contains(&commit),
+            "the commit index of a restarted replica lies in its log"
+        );
+        log.keep_tail(settings.tail_bytes);
         let role = Role::Follower(Follower::default());
         Self {
             me,
@@ -194,7 +208,7 @@ impl Replica {
     /// True if entries were found unreadable and not yet made good.
     #[must_use]
     pub fn damaged(&self) -> bool {
-        self.hard.unreadable.is_some()
+        self.hard.unreadable.is_some() && !mutation::active(Mutation::DamageIgnored)
     }
 
     /// Whether a connection to that member stands, dialled by this replica.

@@ -5,15 +5,12 @@
 
 use super::{Replica, Role, Settings};
 use crate::event::{Effect, Session};
+use crate::mutation::{self, Mutation};
 use quorate_api::wire::{Append, AppendAck, Mismatch};
 use quorate_api::{Configuration, Entry, EntryBody, EntryId, Epoch, Incarnation, PeerStatus, Position, Quorum};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// Bytes of entries in one append: large enough to fill a sync, small enough to share the link.
-const MAX_APPEND_BYTES: usize = 1 << 20;
-/// Bytes sent to a member and not acknowledged, beyond which its stream waits.
-const MAX_IN_FLIGHT_BYTES: usize = 16 << 20;
 /// Read rounds under way at once: one travels while the next is sent; more would only shrink the batches.
 const MAX_ROUNDS_IN_FLIGHT: u64 = 2;
 
@@ -140,12 +137,8 @@ impl Primary {
 }
 
 /// Asks for entries after `after` from the log file.
-fn log_reading(session: Session, after: u64, out: &mut Vec<Effect>) -> Stream {
-    out.push(Effect::ReadLog {
-        session,
-        after,
-        max_bytes: MAX_APPEND_BYTES,
-    });
+fn log_reading(session: Session, after: u64, max_bytes: usize, out: &mut Vec<Effect>) -> Stream {
+    out.push(Effect::ReadLog { session, after, max_bytes });
     Stream::Reading { next: after + 1 }
 }
 
@@ -197,7 +190,7 @@ impl Replica {
         match &mut self.role {
             Role::Primary(primary) if primary.quorum.read > 1 => {
                 primary.round_wanted = true;
-                primary.round + 1
+                primary.round + u64::from(!mutation::active(Mutation::ConfirmBeforeRead))
             }
             Role::Primary(primary) => primary.round,
             Role::Follower(_) => u64::MAX,
@@ -294,7 +287,9 @@ impl Replica {
 
     pub(super) fn on_link_down(&mut self, session: Session) {
         let Role::Primary(primary) = &mut self.role else { return };
-        if let Some(peer) = primary.peer_mut(session) {
+        if let Some(peer) = primary.peer_mut(session)
+            && !mutation::active(Mutation::OldConnectionAccepted)
+        {
             peer.session = None;
             peer.stream = Stream::Down;
         }
@@ -342,6 +337,11 @@ impl Replica {
     fn send_to(&mut self, peer: Incarnation, sign: bool, now: u64, out: &mut Vec<Effect>) {
         let Role::Primary(primary) = &mut self.role else { return };
         let (epoch, round, commit) = (primary.epoch, primary.round, self.commit);
+        let Settings {
+            max_append_bytes,
+            max_in_flight_bytes,
+            ..
+        } = self.settings;
         let Some(state) = primary.peers.get_mut(&peer) else { return };
         let Some(session) = state.session else { return };
         let mut sent = false;
@@ -353,9 +353,9 @@ impl Replica {
             ..
         } = &mut state.stream
         {
-            while *next <= self.log.last().id.index && *bytes < MAX_IN_FLIGHT_BYTES {
+            while *next <= self.log.last().id.index && *bytes < max_in_flight_bytes {
                 let prev = self.log.position_at(*next - 1);
-                let (Some(prev), Some(entries)) = (prev, self.log.entries(*next - 1, MAX_APPEND_BYTES)) else {
+                let (Some(prev), Some(entries)) = (prev, self.log.entries(*next - 1, max_append_bytes)) else {
                     break;
                 };
                 let length = entries.iter().map(|entry| entry.encoded_len()).sum();
@@ -380,7 +380,7 @@ impl Replica {
             // One piece from the file at a time: the member sets the pace.
             if in_flight.is_empty() && *next <= self.log.last().id.index {
                 let after = *next - 1;
-                state.stream = log_reading(session, after, out);
+                state.stream = log_reading(session, after, max_append_bytes, out);
             }
         }
         if sent || sign {
@@ -472,7 +472,7 @@ impl Replica {
                 out.push(Effect::SendSnapshot(session));
                 Stream::Snapshot
             }
-            Some(id) if self.log.position_at(id.index).is_none() => log_reading(session, id.index, out),
+            Some(id) if self.log.position_at(id.index).is_none() => log_reading(session, id.index, self.settings.max_append_bytes, out),
             Some(id) => Peer::open(id.index + 1, now, round),
         };
         self.send_to(peer, true, now, out);
@@ -538,7 +538,15 @@ impl Replica {
 
     fn advance_commit(&mut self, out: &mut Vec<Effect>) {
         let Role::Primary(primary) = &mut self.role else { return };
-        let replicated = primary.replicated(self.durable);
+        let own = match mutation::active(Mutation::CountOwnBeforeSync) {
+            true => self.log.last().id.index,
+            false => self.durable,
+        };
+        let replicated = primary.replicated(own);
+        if mutation::active(Mutation::CommitOldEpoch) && replicated < primary.start {
+            self.commit_through(replicated, out);
+            return;
+        }
         // Entries of older epochs are committed by the first of this one, never by being counted.
         if replicated < primary.start || replicated <= self.commit {
             return;
@@ -552,15 +560,20 @@ impl Replica {
             None => 0,
         };
         primary.uncommitted_bytes = primary.uncommitted_bytes.saturating_sub(settled);
-        let begins = !std::mem::replace(&mut primary.serving, true);
-        let (epoch, start) = (primary.epoch, primary.start);
-        let waiters = std::mem::take(&mut primary.waiters);
         self.commit_through(replicated, out);
-        if begins {
-            out.push(Effect::Serving(epoch));
-            for waiter in waiters {
-                out.push(self.activate_reply(waiter, epoch, Ok(EntryId { epoch, index: start })));
-            }
+        self.begin_serving(out);
+    }
+
+    /// The epoch start is committed: clients and the driver may hear of it.
+    pub(super) fn begin_serving(&mut self, out: &mut Vec<Effect>) {
+        let Role::Primary(primary) = &mut self.role else { return };
+        if std::mem::replace(&mut primary.serving, true) {
+            return;
+        }
+        let (epoch, index) = (primary.epoch, primary.start);
+        out.push(Effect::Serving(epoch));
+        for waiter in std::mem::take(&mut primary.waiters) {
+            out.push(self.activate_reply(waiter, epoch, Ok(EntryId { epoch, index })));
         }
     }
 
@@ -568,6 +581,7 @@ impl Replica {
         let Settings {
             heartbeat_millis,
             resend_millis,
+            ..
         } = self.settings;
         let commit = self.commit;
         let Role::Primary(primary) = &mut self.role else { return };

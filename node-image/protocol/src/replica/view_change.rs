@@ -4,6 +4,7 @@ use super::follower::Follower;
 use super::primary::Primary;
 use super::{Replica, Role};
 use crate::event::{Effect, Session};
+use crate::mutation::{self, Mutation};
 use quorate_api::wire::Reply;
 use quorate_api::{ActivateAnswer, ActivateRefusal, ActivateRequest, EntryBody, EntryId, Epoch, FenceAnswer, FenceRequest, Proposal};
 
@@ -11,6 +12,11 @@ impl Replica {
     /// Promises `epoch`, durably before anything that follows in `out`, and leaves whatever this replica was.
     pub(super) fn promise(&mut self, epoch: Epoch, proposal: Option<Proposal>, out: &mut Vec<Effect>) {
         assert!(epoch > self.hard.promised, "a promise never falls");
+        if mutation::active(Mutation::AnswerAfterSteppingDown) && self.serving() {
+            self.hard.promised = epoch;
+            out.push(Effect::PersistHardState(self.hard.clone()));
+            return;
+        }
         if let Role::Primary(primary) = std::mem::replace(&mut self.role, Role::Follower(Follower::default())) {
             // Entries that were proposed and not yet given to the log are part of it already.
             if !primary.unflushed.is_empty() {
@@ -23,10 +29,13 @@ impl Replica {
         }
         self.hard.promised = epoch;
         self.hard.proposals.extend(proposal.map(|proposal| (epoch, proposal)));
-        out.push(Effect::PersistHardState(self.hard.clone()));
+        if !mutation::active(Mutation::PromiseNotSynced) {
+            out.push(Effect::PersistHardState(self.hard.clone()));
+        }
     }
 
     pub(super) fn on_fence(&mut self, from: Session, request: &FenceRequest, out: &mut Vec<Effect>) {
+        let promised_before = self.hard.promised;
         if request.epoch > self.hard.promised {
             self.promise(request.epoch, Some(request.proposal.clone()), out);
         } else if request.epoch == self.hard.promised && !self.hard.proposals.iter().any(|(epoch, _)| *epoch == request.epoch) {
@@ -34,11 +43,18 @@ impl Replica {
             self.hard.proposals.push((request.epoch, request.proposal.clone()));
             out.push(Effect::PersistHardState(self.hard.clone()));
         }
+        // What was lost here may have been acknowledged: a choice that is less than that is no choice.
+        let mut last = self.log.last().id.max(self.hard.unreadable.unwrap_or_default());
+        if mutation::active(Mutation::DamageIgnored) {
+            last = self.log.last().id;
+        }
+        if mutation::active(Mutation::PromiseIsEntryEpoch) && last.index > 0 && promised_before < request.epoch {
+            last.epoch = promised_before;
+        }
         let answer = FenceAnswer {
             incarnation: self.me,
             promised: self.hard.promised,
-            // What was lost here may have been acknowledged: a choice that is less than that is no choice.
-            last: self.log.last().id.max(self.hard.unreadable.unwrap_or_default()),
+            last,
             commit: self.commit,
             damaged: self.damaged(),
             configurations: self.log.configurations().to_vec(),
@@ -74,6 +90,9 @@ impl Replica {
         let primary = Primary::new(self.me, request.epoch, start, &request.configuration, &self.links, now);
         self.role = Role::Primary(Box::new(primary.waiting(from)));
         self.append_own(EntryBody::EpochStart(request.configuration), 0);
+        if mutation::active(Mutation::ServeBeforeEpochStart) {
+            self.begin_serving(out);
+        }
         self.start_streams(now, out);
         self.flush(now, out);
     }
@@ -82,7 +101,9 @@ impl Replica {
         let last = self.log.last().id;
         if self.hard.promised != request.epoch {
             Some(ActivateRefusal::Promised(self.hard.promised))
-        } else if self.hard.activated >= request.epoch || last != request.last {
+        } else if (self.hard.activated >= request.epoch && !mutation::active(Mutation::EpochReused))
+            || (last != request.last && !mutation::active(Mutation::ActivateWithOtherLog))
+        {
             // Begun once already, before a restart, or changed since the driver looked.
             Some(ActivateRefusal::Moved(last))
         } else if self.damaged() || !request.configuration.contains(self.me) {

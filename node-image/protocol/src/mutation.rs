@@ -1,0 +1,68 @@
+//! Rules of this crate that a test can take away, to see which check notices.
+//!
+//! In this crate the only question, [`active`], is constantly false, and nothing can make it true. The switch exists only
+//! under `cfg(mutants)`, which the crate `quorate-protocol-mutants` sets when it compiles this source a second time, for
+//! the simulation.
+
+/// A rule that is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutation {
+    /// An entry of an older epoch is committed by counting its copies.
+    CommitOldEpoch,
+    /// The fence is complete one member too early.
+    FenceOneShort,
+    /// A change of configuration waits for `V_f` alone.
+    ChangeFencedByVfAlone,
+    /// The driver does not look at the configurations in the answers.
+    ConfigurationsNotLearned,
+    /// A promise is told and not written.
+    PromiseNotSynced,
+    /// The epoch promised is told as the epoch of the last entry.
+    PromiseIsEntryEpoch,
+    /// The longest log is chosen, whatever its epoch.
+    ChooseByIndex,
+    /// The primary serves before its epoch start is committed.
+    ServeBeforeEpochStart,
+    /// A read is confirmed by a round that was sent before it arrived.
+    ConfirmBeforeRead,
+    /// A member acknowledges what it has not synced.
+    AckBeforeSync,
+    /// The primary counts its own entries before they are synced.
+    CountOwnBeforeSync,
+    /// Whoever answers the fence counts, listed or not: a wiped disk too.
+    StrangerCounted,
+    /// An epoch is begun again after a restart.
+    EpochReused,
+    /// A deposed primary goes on answering.
+    AnswerAfterSteppingDown,
+    /// What a closed connection still delivers is taken.
+    OldConnectionAccepted,
+    /// A replica that lost entries says nothing of it.
+    DamageIgnored,
+    /// A replica activates although its log is not the one that was chosen.
+    ActivateWithOtherLog,
+    /// A snapshot of a prefix replaces a longer log.
+    SnapshotReplacesLongerLog,
+}
+
+#[cfg(not(mutants))]
+pub(crate) const fn active(_: Mutation) -> bool {
+    false
+}
+
+#[cfg(mutants)]
+thread_local! {
+    static ACTIVE: std::cell::Cell<Option<Mutation>> = const { std::cell::Cell::new(None) };
+}
+
+/// Breaks one rule, or none, on this thread.
+#[cfg(mutants)]
+pub fn set(mutation: Option<Mutation>) {
+    ACTIVE.set(mutation);
+}
+
+/// Whether the rule is broken.
+#[cfg(mutants)]
+pub(crate) fn active(mutation: Mutation) -> bool {
+    ACTIVE.get() == Some(mutation)
+}
