@@ -5,7 +5,8 @@
 //! feeds their answers back, in any order, as often as they come. Nobody trusts a driver: any number may run at once.
 //!
 //! Invariants: one activation per driver, for one replica, because an epoch has one primary · the choice is the
-//! greatest (epoch, index) among the answers of the fence · configurations only ever get added.
+//! greatest (epoch, index) among the answers of the fence · a configuration is left out only once an answer shows that
+//! the epoch start of a later one is committed: whatever came after that, its fence meets.
 //!
 //! It does not time out, dial, or draw epochs: a caller that waited long enough drops it and starts the next with
 //! a higher epoch, from [`Driver::configurations`] and [`Driver::highest_number`].
@@ -95,7 +96,10 @@ pub struct Driver {
     proposal: Proposal,
     bootstrap: bool,
     avoid: Option<Incarnation>,
-    configurations: Vec<Configuration>,
+    /// With the epoch that each is known from; [`Epoch::ZERO`] if the caller only said it.
+    configurations: Vec<(Epoch, Configuration)>,
+    /// The latest epoch whose start an answer showed to be committed.
+    in_force_since: Epoch,
     asked: BTreeSet<Incarnation>,
     answers: BTreeMap<Incarnation, FenceAnswer>,
     highest: u64,
@@ -114,31 +118,35 @@ impl Driver {
 
     /// A view change to another configuration.
     #[must_use]
-    pub fn change(epoch: Epoch, mut known: Vec<Configuration>, target: Configuration) -> Self {
-        known.push(target.clone());
+    pub fn change(epoch: Epoch, known: Vec<Configuration>, target: Configuration) -> Self {
         Self::new(epoch, Proposal::Change(target), known, None, false)
     }
 
     /// The first view change of a group: every member of `target` must answer, and be blank.
     #[must_use]
     pub fn bootstrap(epoch: Epoch, target: Configuration) -> Self {
-        Self::new(epoch, Proposal::Change(target.clone()), vec![target], None, true)
+        Self::new(epoch, Proposal::Change(target), Vec::new(), None, true)
     }
 
     fn new(epoch: Epoch, proposal: Proposal, known: Vec<Configuration>, avoid: Option<Incarnation>, bootstrap: bool) -> Self {
+        let target = match &proposal {
+            Proposal::Change(target) => Some((epoch, target.clone())),
+            Proposal::Keep => None,
+        };
         let mut driver = Self {
             epoch,
             proposal,
             bootstrap,
             avoid,
             configurations: Vec::new(),
+            in_force_since: Epoch::ZERO,
             asked: BTreeSet::new(),
             answers: BTreeMap::new(),
             highest: epoch.number,
             phase: Phase::Fencing,
         };
-        for configuration in known {
-            driver.learn(configuration);
+        for (epoch, configuration) in known.into_iter().map(|known| (Epoch::ZERO, known)).chain(target) {
+            driver.learn(epoch, configuration);
         }
         driver
     }
@@ -155,10 +163,9 @@ impl Driver {
         self.highest
     }
 
-    /// Every configuration known by now.
-    #[must_use]
-    pub fn configurations(&self) -> &[Configuration] {
-        &self.configurations
+    /// Every configuration that matters, as far as is known by now.
+    pub fn configurations(&self) -> impl Iterator<Item = &Configuration> {
+        self.configurations.iter().map(|(_, configuration)| configuration)
     }
 
     /// The replica that was told to serve. None before the fence is complete.
@@ -179,10 +186,7 @@ impl Driver {
     /// How far the fence is, one item for each configuration known.
     #[must_use]
     pub fn progress(&self) -> Vec<FenceProgress> {
-        self.configurations
-            .iter()
-            .map(|configuration| self.progress_in(configuration))
-            .collect()
+        self.configurations().map(|configuration| self.progress_in(configuration)).collect()
     }
 
     /// The requests that are not answered yet. Call it to start, and again when a connection came back.
@@ -264,20 +268,33 @@ impl Driver {
     }
 
     fn learn_from(&mut self, answer: &FenceAnswer) {
-        for (_, configuration) in &answer.configurations {
-            self.learn(configuration.clone());
+        for (start, configuration) in &answer.configurations {
+            self.learn(start.epoch, configuration.clone());
         }
-        for (_, proposal) in &answer.proposals {
+        for (epoch, proposal) in &answer.proposals {
             if let Proposal::Change(configuration) = proposal {
-                self.learn(configuration.clone());
+                self.learn(*epoch, configuration.clone());
             }
+        }
+        self.forget_superseded(answer);
+    }
+
+    fn learn(&mut self, epoch: Epoch, configuration: Configuration) {
+        match self.configurations.iter_mut().find(|(_, known)| *known == configuration) {
+            Some((known_from, _)) => *known_from = epoch.max(*known_from),
+            None => self.configurations.push((epoch, configuration)),
         }
     }
 
-    fn learn(&mut self, configuration: Configuration) {
-        if !self.configurations.contains(&configuration) {
-            self.configurations.push(configuration);
+    /// What a member forgets when it hears of a committed epoch start, the driver forgets when it is told of one: a
+    /// member that is behind, or was dropped, would otherwise have it wait for members that are gone for ever.
+    fn forget_superseded(&mut self, answer: &FenceAnswer) {
+        let committed = answer.configurations.iter().rfind(|(start, _)| start.index <= answer.commit);
+        if let Some((start, _)) = committed {
+            self.in_force_since = start.epoch.max(self.in_force_since);
         }
+        let since = self.in_force_since;
+        self.configurations.retain(|(epoch, _)| *epoch >= since);
     }
 
     fn fail(&mut self, failure: DriverFailure) -> Vec<DriverEffect> {
@@ -292,7 +309,7 @@ impl Driver {
             proposal: self.proposal.clone(),
         };
         let mut effects = Vec::new();
-        for member in self.configurations.iter().flat_map(Configuration::members) {
+        for member in self.configurations.iter().flat_map(|(_, configuration)| configuration.members()) {
             if self.asked.insert(member.incarnation) {
                 effects.push(DriverEffect::Fence(member.clone(), request.clone()));
             }
@@ -483,6 +500,28 @@ mod tests {
         let effects = driver.on_fence_answer(answer(3, epoch(7), EntryId::default(), &[]));
         assert!(
             matches!(&effects[..], [DriverEffect::Activate(m, _)] if m.ordinal == 1),
+            "{effects:?}"
+        );
+    }
+
+    #[test]
+    fn a_configuration_is_left_out_once_a_later_one_is_known_to_be_committed() {
+        let (old, new) = (configuration(&[0, 1, 2], 2, 2), configuration(&[0, 3, 4], 2, 2));
+        let mut driver = Driver::keep(epoch(7), vec![old.clone()], None);
+        let _ = driver.requests();
+        // Replica 0 was away while 1 and 2 were replaced: it alone still knows the old configuration, and they are gone.
+        let behind = answer(0, epoch(7), entry(1, 5), std::slice::from_ref(&old));
+        assert_eq!(driver.on_fence_answer(behind), []);
+        let mut current = answer(3, epoch(7), entry(3, 9), &[]);
+        current.configurations = vec![(entry(3, 8), new.clone())];
+        let not_committed = driver.clone().on_fence_answer(current.clone());
+        assert_eq!(asked(&not_committed), [3, 4]);
+        assert_eq!(not_committed.len(), 2);
+        current.commit = 8;
+        let effects = driver.on_fence_answer(current);
+        assert_eq!(driver.configurations().collect::<Vec<_>>(), [&new]);
+        assert!(
+            matches!(effects.last(), Some(DriverEffect::Activate(m, _)) if m.ordinal == 3),
             "{effects:?}"
         );
     }
