@@ -203,9 +203,10 @@ fn add(report: &mut ScenarioReport, measured: &Measured) {
         promoted,
         first_write,
     } = measured.timeline;
+    let millis = |value: Option<f64>| value.map_or("not counted".to_owned(), |value| format!("{value:.1} ms"));
     println!(
-        "         outage {:.1} ms (after the fault: {}) · redis-rs {:.1} ms · {} acknowledged, {} lost, {} violations, {} deposed",
-        measured.outage_millis.unwrap_or_default(),
+        "         outage {} (after the fault: {}) · redis-rs {} · {} acknowledged, {} lost, {} violations, {} deposed",
+        millis(measured.outage_millis),
         [
             part("detected", detected),
             part("fenced", fenced),
@@ -214,7 +215,7 @@ fn add(report: &mut ScenarioReport, measured: &Measured) {
         ]
         .concat()
         .trim_start_matches(", "),
-        measured.ordinary_outage_millis.unwrap_or_default(),
+        millis(measured.ordinary_outage_millis),
         measured.acknowledged,
         measured.lost.len(),
         measured.violations.len(),

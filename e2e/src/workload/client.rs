@@ -143,20 +143,20 @@ impl Client {
 
     async fn connect(&mut self, node: SocketAddr) -> Option<&mut Connection> {
         if !self.open.contains_key(&node) {
-            let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(node)).await.ok()?.ok()?;
-            stream.set_nodelay(true).ok()?;
-            self.open.insert(
-                node,
-                Connection {
-                    stream,
-                    unread: Vec::new(),
-                },
-            );
-            if !self.pinned {
-                self.discover(node).await;
-            }
+            self.open(node).await?;
         }
         self.open.get_mut(&node)
+    }
+
+    async fn open(&mut self, node: SocketAddr) -> Option<()> {
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(node)).await.ok()?.ok()?;
+        stream.set_nodelay(true).ok()?;
+        let unread = Vec::new();
+        self.open.insert(node, Connection { stream, unread });
+        if !self.pinned {
+            self.discover(node).await;
+        }
+        Some(())
     }
 
     /// Asks a new node for the others: pods that restarted have new addresses.
