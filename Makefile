@@ -1,15 +1,53 @@
 # Every task of the project by name; `make help` lists them.
 CARGO ?= cargo
+CLUSTER := e2e/cluster/cluster.sh
 
-.PHONY: help test bench bench-quick
+.PHONY: help demo test check unit e2e e2e-list sim bench bench-quick manifests cluster install images down
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-test: ## Run every check and every test, and count them
+demo: ## Start a cluster, install the operator, apply a store, kill its primary, show what became of the writes
+	@$(CLUSTER) up
+	@$(CLUSTER) images
+	@$(CLUSTER) install
+	@$(CLUSTER) e2e demo
+
+test: ## Run every check and every test, the end-to-end ones included, and count them
 	@./e2e/test.sh
 
+check: ## Format, lints, documentation, licences and advisories
+	@./e2e/test.sh check
+
+unit: ## The tests that need no cluster
+	@./e2e/test.sh unit
+
+e2e: cluster install ## Run the scenarios on a real cluster, or some of them: SCENARIO=primary-killed,node-cut REPETITIONS=3 SEED=7
+	@$(CLUSTER) e2e scenarios $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(REPETITIONS),--repetitions $(REPETITIONS)) \
+		$(if $(SEED),--seed $(SEED))
+
+e2e-list: ## List the scenarios
+	@$(CLUSTER) e2e scenarios --list
+
+sim: ## Simulate a group for MINUTES (10), or replay one SEED
+	@$(CLUSTER) e2e sim $(if $(SEED),--seed $(SEED),--minutes $(or $(MINUTES),10))
+
 bench: ## Measure against Valkey and etcd (minutes); report in target/bench
-	$(CARGO) run --release -p quorate-e2e -- bench
+	@$(CLUSTER) e2e bench
 
 bench-quick: ## The same in under a minute, for a first look
-	$(CARGO) run --release -p quorate-e2e -- bench --quick
+	@$(CLUSTER) e2e bench --quick
+
+manifests: ## Write the resource definitions from the code
+	$(CARGO) run -q -p quorate-crds --bin manifests
+
+cluster: ## Start a cluster, or use the one that runs
+	@$(CLUSTER) up
+
+images: cluster ## Build the images from this tree and load them into the cluster
+	@$(CLUSTER) images
+
+install: images ## Install the charts into the cluster, with the images of this tree
+	@$(CLUSTER) install
+
+down: ## Stop the cluster and leave nothing behind
+	@$(CLUSTER) down

@@ -25,6 +25,7 @@ cluster.sh COMMAND
   bin                   print the folder of kubectl, helm, kube-apiserver and etcd, built if missing
   env                   print what a shell needs: eval "$(cluster.sh env)"
   run CMD...            run a command in the cluster's network, with kubectl, helm, kind and docker on the PATH
+  e2e ARGS...           run quorate-e2e of this tree
   images                build the operator's and the node's image from this tree and load them
   install [RELEASE]     install both charts with these images, or upgrade them (release: quorate)
   uninstall [RELEASE]   remove the operator; stores and their definition stay
@@ -99,6 +100,7 @@ case $command in
     env) env_ ;;
     bin) built && echo "$PROGRAMS" ;;
     run) in_network "$@" ;;
+    e2e) binaries && exec "$BINARIES/quorate-e2e" "$@" ;;
     node) docker_ exec -i "$@" ;;
     in-node) in_node "$@" ;;
     pids) pids "$@" ;;

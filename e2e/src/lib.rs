@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod cluster;
+pub mod demo;
 pub mod lab;
 pub mod local;
 pub mod report;

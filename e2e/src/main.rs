@@ -13,6 +13,8 @@ struct Cli {
 enum Command {
     /// Measures replicated writes and linearizable reads against Valkey and etcd, interleaved in one run.
     Bench(quorate_e2e::bench::Args),
+    /// Shows a failover on the cluster that is up.
+    Demo,
     /// Runs faults against a store on a real cluster, under a checked workload.
     Scenarios(quorate_e2e::scenario::Args),
 }
@@ -20,6 +22,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Bench(args) => quorate_e2e::bench::run(args),
+        Command::Demo => quorate_e2e::demo::run(),
         Command::Scenarios(args) => quorate_e2e::scenario::run(args),
     }
 }

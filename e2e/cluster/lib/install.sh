@@ -9,12 +9,19 @@ BINARIES=${CARGO_TARGET_DIR:-$ROOT/target}/$TARGET/release
 # has is not taken for the same.
 images() {
     built
-    say "building quorate-node and quorate-operator (minutes the first time)"
-    # crt-static on the gnu target: the binary needs nothing of its image and still resolves service names.
-    (cd "$ROOT" && RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --release --locked --target "$TARGET" \
-        -p quorate-server -p quorate-operator)
+    binaries
     load node-image node
     load operator operator
+}
+
+# crt-static on the gnu target: a binary needs nothing of its image and still resolves service names. The test program is
+# built with them, so that dependencies are compiled once.
+binaries() {
+    local quiet=--quiet
+    [ -x "$BINARIES/quorate-e2e" ] || quiet=
+    say "building quorate-node, quorate-operator and quorate-e2e${quiet:+ if they changed}"
+    (cd "$ROOT" && RUSTFLAGS="-C target-feature=+crt-static" cargo build $quiet --release --locked --target "$TARGET" \
+        -p quorate-server -p quorate-operator -p quorate-e2e)
 }
 
 tag() { sha256sum "$BINARIES/quorate-$1" "$ROOT"/*/Dockerfile | sha256sum | cut -c1-12; }

@@ -4,7 +4,7 @@
 //!   in which a writer got no acknowledgement is the outage that a client sees.
 //! - *Register* clients read and write a few shared keys: the history has to be linearizable.
 //! - *Probes* write to one node each and follow no redirection: they find a deposed primary that still acknowledges.
-//! - An *ordinary* client is redis-rs's cluster client as it comes, to see what its users see.
+//! - An *ordinary* client is redis-rs's cluster client, to see what its users see.
 //!
 //! All run on a thread of their own, in the network that clients are in.
 
@@ -310,7 +310,7 @@ async fn register(shared: Rc<Shared>, nodes: Vec<SocketAddr>, key: String, numbe
     }
 }
 
-/// redis-rs's cluster client with its own defaults but for the time that it waits for a reply.
+/// redis-rs's cluster client with its own defaults but for its waits: it would wait 1.28 s and more before it tries again.
 async fn ordinary(shared: Rc<Shared>, nodes: Vec<SocketAddr>, name: String) {
     let addresses: Vec<String> = nodes.iter().map(|node| format!("redis://{node}")).collect();
     let mut connection = None;
@@ -321,6 +321,8 @@ async fn ordinary(shared: Rc<Shared>, nodes: Vec<SocketAddr>, name: String) {
         number += 1;
         if connection.is_none() {
             let client = redis::cluster::ClusterClientBuilder::new(addresses.clone())
+                .min_retry_wait(10)
+                .max_retry_wait(200)
                 .response_timeout(Duration::from_secs(1))
                 .connection_timeout(Duration::from_millis(500))
                 .build();
