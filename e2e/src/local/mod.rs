@@ -13,6 +13,8 @@ pub mod writers;
 use anyhow::{Context, Result, bail, ensure};
 use process::{Process, Spec, free_ports, loopback};
 use quorate_api::NodeStatus;
+use quorate_api::wire::{ClientKind, Reply, Request};
+use quorate_client::{dial, read_frame, write_frame};
 use resp::{Client, Token, write_command};
 use rustix::process::Pid;
 use std::ffi::OsString;
@@ -141,6 +143,24 @@ impl LocalCluster {
         self.tool("failover", &["--timeout-seconds", "20"]).map(drop)
     }
 
+    /// Has the primary hand over and stay, as before an update of its pod.
+    ///
+    /// # Errors
+    /// If it cannot, with its reason.
+    pub fn hand_over(&self) -> Result<()> {
+        let ordinal = self.primary().context("no node serves")?;
+        let (token, address) = (fs::read(self.token_file())?, self.nodes[ordinal].replica.to_string());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let mut node = dial(&address, &token, ClientKind::Operator).await?;
+            write_frame(&mut node.write, &Request::HandOver).await?;
+            match read_frame(&mut node.read, &mut node.buffer).await? {
+                Reply::HandOver(outcome) => outcome.map_err(anyhow::Error::msg),
+                other => bail!("{address} answered {other:?}"),
+            }
+        })
+    }
+
     /// Runs one of the program's own tools over all nodes and returns what it printed.
     fn tool(&self, name: &str, args: &[&str]) -> Result<String> {
         let output = Command::new(&self.options.node_binary)
@@ -263,6 +283,18 @@ impl LocalCluster {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Kills the primary and has the others choose the next; returns who was killed.
+    ///
+    /// # Errors
+    /// If nobody serves before or after.
+    pub fn fail_over(&mut self) -> Result<usize> {
+        let ordinal = self.await_primary(READY_WITHIN)?;
+        self.node_mut(ordinal)?.process.kill()?;
+        self.failover()?;
+        self.await_primary(READY_WITHIN)?;
+        Ok(ordinal)
     }
 
     /// The address on which the primary serves clients.

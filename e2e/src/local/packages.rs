@@ -1,4 +1,4 @@
-//! Peers as Debian packages, unpacked into a cache folder; nothing is installed and the system's apt is not touched.
+//! Peers and clients as Debian packages, unpacked into a cache folder; nothing is installed and the system's apt is not touched.
 //!
 //! The suites are fixed, so every machine measures the same builds; apt checks their signatures with Debian's
 //! keyring. A folder of the cache appears by one rename: it is complete or it is not there.
@@ -36,6 +36,23 @@ pub const VALKEY: Package = Package {
         "libsystemd0",
     ],
     program: "usr/bin/valkey-server",
+};
+
+/// redis-cli and redis-benchmark of bookworm.
+pub const REDIS_TOOLS: Package = Package {
+    name: "redis-tools",
+    debs: &[
+        "redis-tools",
+        "libatomic1",
+        "libjemalloc2",
+        "liblua5.1-0",
+        "liblzf1",
+        "libssl3",
+        "libsystemd0",
+        "lua-bitop",
+        "lua-cjson",
+    ],
+    program: "usr/bin/redis-cli",
 };
 
 /// etcd 3.4 of bookworm.
@@ -117,8 +134,9 @@ impl Package {
     }
 }
 
-/// Upstream's part of a Debian version: `8.0.1+dfsg1-1~bpo12+1` is 8.0.1.
+/// Upstream's part of a Debian version: `5:8.0.1+dfsg1-1~bpo12+1` is 8.0.1.
 fn upstream(version: &str) -> String {
+    let version = version.split_once(':').map_or(version, |(_epoch, rest)| rest);
     version.split(['+', '-', '~']).next().unwrap_or(version).to_owned()
 }
 
@@ -171,6 +189,7 @@ mod tests {
     fn the_upstream_version_is_what_precedes_debians_additions() {
         assert_eq!(upstream("8.0.1+dfsg1-1~bpo12+1"), "8.0.1");
         assert_eq!(upstream("3.4.23-4+b4"), "3.4.23");
+        assert_eq!(upstream("5:7.0.15-1~deb12u10"), "7.0.15");
         assert_eq!(upstream("5"), "5");
     }
 
