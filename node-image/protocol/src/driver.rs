@@ -367,13 +367,17 @@ impl Driver {
         vec![DriverEffect::Activate(member, request)]
     }
 
-    /// The undamaged member with the greatest log. None while the greatest log is on a replica that cannot serve:
-    /// a lesser one may miss a committed entry.
+    /// The undamaged member with the greatest log. None while a replica that cannot serve had a greater one and what it
+    /// lost may be committed.
     fn choose(&self) -> Option<(Member, EntryId, Configuration)> {
+        let intact = || self.answers.values().filter(|a| !a.damaged).map(|a| a.last);
         let greatest = match mutation::active(Mutation::ChooseByIndex) {
-            true => self.answers.values().map(|a| a.last).max_by_key(|last| last.index)?,
-            false => self.answers.values().map(|a| a.last).max()?,
+            true => intact().max_by_key(|last| last.index)?,
+            false => intact().max()?,
         };
+        if self.answers.values().any(|a| a.last > greatest) && !self.is_committed_nowhere_above() {
+            return None;
+        }
         let mut candidates: Vec<(Member, EntryId, Configuration)> = self
             .answers
             .values()
@@ -389,6 +393,19 @@ impl Driver {
             .collect();
         candidates.sort_by_key(|(member, ..)| (Some(member.incarnation) == self.avoid, member.ordinal, member.incarnation));
         candidates.into_iter().next()
+    }
+}
+
+impl Driver {
+    /// Whether so many members that lost nothing have answered that what only a damaged one had cannot have reached a
+    /// write quorum, and now never will.
+    fn is_committed_nowhere_above(&self) -> bool {
+        let lacks = |m: &&Member| self.answers.get(&m.incarnation).is_some_and(|a| !a.damaged);
+        self.configurations().all(|c| {
+            let quorum = c.quorum();
+            let lacking = c.members().iter().filter(lacks).count();
+            lacking > (quorum.replicas - quorum.write) as usize
+        })
     }
 }
 
@@ -578,6 +595,23 @@ mod tests {
         );
         let effects = driver.on_fence_answer(answer(2, epoch(7), entry(3, 9), std::slice::from_ref(&c)));
         assert!(matches!(&effects[..], [DriverEffect::Activate(m, _)] if m.ordinal == 2));
+    }
+
+    #[test]
+    fn what_only_a_damaged_replica_had_blocks_nobody_once_it_cannot_have_been_committed() {
+        let c = configuration(&[0, 1, 2], 2, 2);
+        let mut driver = Driver::keep(epoch(7), vec![c.clone()], None);
+        let _ = driver.requests();
+        let mut damaged = answer(0, epoch(7), entry(3, 9), std::slice::from_ref(&c));
+        damaged.damaged = true;
+        assert_eq!(driver.on_fence_answer(damaged), []);
+        let one = driver.on_fence_answer(answer(1, epoch(7), entry(3, 8), std::slice::from_ref(&c)));
+        assert_eq!(one, [], "entry 9 may be on 0 and 2");
+        let effects = driver.on_fence_answer(answer(2, epoch(7), entry(3, 7), std::slice::from_ref(&c)));
+        assert!(
+            matches!(&effects[..], [DriverEffect::Activate(m, _)] if m.ordinal == 1),
+            "{effects:?}"
+        );
     }
 
     #[test]

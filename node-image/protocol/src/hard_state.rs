@@ -14,7 +14,7 @@ pub struct HardState {
     pub activated: Epoch,
     /// Proposals promised to, of epochs above the last committed epoch start, lowest epoch first.
     pub proposals: Vec<(Epoch, Proposal)>,
-    /// Set when entries up to here were found unreadable. Until a committed entry at or above it is held, this
-    /// replica may be the only one to have acknowledged what it lost, and must not be chosen.
+    /// Set when entries up to here were found unreadable. Until this replica holds a primary's log durably up to here, or
+    /// into a later epoch, it may be the only one to have acknowledged what it lost, and must not be chosen.
     pub unreadable: Option<EntryId>,
 }

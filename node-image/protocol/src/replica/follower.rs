@@ -30,6 +30,12 @@ pub(super) struct Heard {
     pub(super) connected: bool,
 }
 
+impl Follower {
+    pub(super) fn matched(&self) -> u64 {
+        self.matched
+    }
+}
+
 impl Replica {
     /// Whether a message of `epoch` from its primary may be taken; promises the epoch if it is new here.
     fn hear(&mut self, from: Session, peer: Option<Incarnation>, epoch: Epoch, now: u64, out: &mut Vec<Effect>) -> bool {
@@ -108,6 +114,7 @@ impl Replica {
         if wrote {
             follower.owes_ack = true;
         } else {
+            self.make_good(out);
             self.acknowledge(from, None, out);
         }
         self.commit_through(commit.min(matched), out);
@@ -263,7 +270,7 @@ impl Replica {
         }
     }
 
-    fn follower(&self) -> Option<&Follower> {
+    pub(super) fn follower(&self) -> Option<&Follower> {
         match &self.role {
             Role::Follower(follower) => Some(follower),
             Role::Primary(_) => None,

@@ -266,12 +266,20 @@ impl Replica {
             self.hard.proposals.retain(|(epoch, _)| *epoch > start.epoch);
         }
         self.apply_through(commit, out);
-        let committed = self.log.id_at(commit);
-        if self.hard.unreadable.is_some_and(|lost| committed.is_some_and(|id| id >= lost)) {
+        self.make_good(out);
+        self.log.shrink_tail(self.applied.min(self.commit).min(self.durable));
+    }
+
+    /// Ends the damage once this replica holds, durably, what is at least what it lost: the same entries again, or those
+    /// that the primary of a later epoch has in their place.
+    fn make_good(&mut self, out: &mut Vec<Effect>) {
+        let Some(lost) = self.hard.unreadable else { return };
+        let matched = self.follower().map_or(0, Follower::matched);
+        let held = self.durable.min(self.commit.max(matched));
+        if self.log.id_at(held).is_some_and(|id| id >= lost) {
             self.hard.unreadable = None;
             out.push(Effect::PersistHardState(self.hard.clone()));
         }
-        self.log.shrink_tail(self.applied.min(self.commit).min(self.durable));
     }
 
     /// Gives the entries up to `index` that the state does not hold yet.

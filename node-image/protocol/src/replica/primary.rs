@@ -531,6 +531,7 @@ impl Replica {
             return;
         }
         self.durable = self.durable.max(index.min(self.log.last().id.index));
+        self.make_good(out);
         self.acknowledge_durable(out);
         self.advance_commit(out);
         self.log.shrink_tail(self.applied.min(self.commit).min(self.durable));
