@@ -498,7 +498,8 @@ impl Replica {
             in_flight: VecDeque::from([(through, length)]),
             bytes: length,
             progress_at: now,
-            since_round: round,
+            // Answers to this very append carry this round, and a refusal among them has to count: it tells where to go on.
+            since_round: round.saturating_sub(1),
         };
         state.sent_at = now;
         out.push(Effect::Send(
