@@ -375,6 +375,10 @@ impl Driver {
             true => intact().max_by_key(|last| last.index)?,
             false => intact().max()?,
         };
+        if !self.bootstrap && greatest == EntryId::default() {
+            // Only blank replicas answered. A group has its first epoch start at least: what is known here is not the group.
+            return None;
+        }
         if self.answers.values().any(|a| a.last > greatest) && !self.is_committed_nowhere_above() {
             return None;
         }
@@ -579,6 +583,16 @@ mod tests {
         assert!(matches!(&effects[..], [DriverEffect::Activate(m, _)] if m.ordinal == 0));
         let effects = driver.on_fence_answer(answer(2, epoch(1), entry(0, 4), &[c]));
         assert!(matches!(&effects[..], [DriverEffect::Failed(DriverFailure::NotBlank { .. })]));
+    }
+
+    #[test]
+    fn only_a_bootstrap_begins_with_blank_replicas() {
+        let c = configuration(&[0, 1, 2], 2, 2);
+        let mut driver = Driver::change(epoch(7), vec![c.clone()], c);
+        let _ = driver.requests();
+        for n in 0..3 {
+            assert_eq!(driver.on_fence_answer(answer(n, epoch(7), EntryId::default(), &[])), []);
+        }
     }
 
     #[test]
