@@ -407,14 +407,14 @@ impl Replica {
     }
 
     pub(super) fn on_append_ack(&mut self, session: Session, ack: AppendAck, now: u64, out: &mut Vec<Effect>) {
+        let last = self.log.last().id.index;
+        let Role::Primary(primary) = &mut self.role else { return };
         if let Some(Mismatch::Promised(epoch)) = ack.mismatch {
-            if epoch > self.hard.promised {
+            if epoch > self.hard.promised && primary.peer_mut(session).is_some() {
                 self.promise(epoch, None, out);
             }
             return;
         }
-        let last = self.log.last().id.index;
-        let Role::Primary(primary) = &mut self.role else { return };
         if ack.epoch != primary.epoch || ack.durable > last {
             return;
         }
