@@ -1,7 +1,8 @@
 //! Leader election over a Lease, by client-go's rule: a candidate takes a lease only after it has itself observed it
 //! unchanged for its whole duration, so clocks need not agree.
 //!
-//! The lease keeps two operators from working against each other. It is not a fence: the members are.
+//! The lease keeps two operators from working against each other. It is not a fence: the members are. So a leader that
+//! cannot reach the API server goes on: nobody can take its lease there, and its failovers need neither.
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -12,10 +13,19 @@ use std::time::{Duration, Instant};
 
 /// A lease that is not renewed for so long may be taken.
 const DURATION: Duration = Duration::from_secs(6);
-/// A leader that cannot renew for so long gives up, before another can take over.
-const RENEW_DEADLINE: Duration = Duration::from_secs(4);
+/// A renewal that takes longer is tried anew.
+const RENEW_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two attempts.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Whose the lease is after an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    Us,
+    Other,
+    /// It was written by somebody while we looked: the next look tells.
+    Contested,
+}
 
 /// A candidate, or the leader.
 #[derive(Debug)]
@@ -42,22 +52,21 @@ impl Election {
     pub async fn win(&mut self) {
         loop {
             match self.try_take().await {
-                Ok(true) => return,
-                Ok(false) => {}
+                Ok(Holder::Us) => return,
+                Ok(Holder::Other | Holder::Contested) => {}
                 Err(error) => tracing::warn!(%error, "cannot reach the lease"),
             }
             tokio::time::sleep(RETRY).await;
         }
     }
 
-    /// Renews; returns when leadership is lost.
+    /// Renews; returns when another candidate leads.
     pub async fn hold(&mut self) {
-        let mut renewed = Instant::now();
-        while renewed.elapsed() < RENEW_DEADLINE {
+        loop {
             tokio::time::sleep(RETRY).await;
-            match tokio::time::timeout(RETRY, self.try_take()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
-                Ok(Ok(false)) => return,
+            match tokio::time::timeout(RENEW_TIMEOUT, self.try_take()).await {
+                Ok(Ok(Holder::Us | Holder::Contested)) => {}
+                Ok(Ok(Holder::Other)) => return,
                 Ok(Err(error)) => tracing::warn!(%error, "cannot renew the lease"),
                 Err(_) => tracing::warn!("renewing the lease takes too long"),
             }
@@ -77,8 +86,8 @@ impl Election {
         }
     }
 
-    /// Takes or renews the lease if that is allowed; true if it is ours now.
-    async fn try_take(&mut self) -> kube::Result<bool> {
+    /// Takes or renews the lease if that is allowed.
+    async fn try_take(&mut self) -> kube::Result<Holder> {
         let now = MicroTime(Timestamp::now());
         let Some(mut lease) = self.api.get_opt(&self.name).await? else {
             let lease = Lease {
@@ -106,7 +115,7 @@ impl Election {
         let length = Duration::from_secs(u64::try_from(spec.lease_duration_seconds.unwrap_or(0)).unwrap_or(0));
         let free = spec.holder_identity.as_deref().is_none_or(str::is_empty) || unchanged >= length;
         if !ours && !free {
-            return Ok(false);
+            return Ok(Holder::Other);
         }
         let transitions = spec.lease_transitions.unwrap_or(0) + i32::from(!ours);
         lease.spec = Some(LeaseSpec {
@@ -122,10 +131,10 @@ impl Election {
     }
 }
 
-fn won(outcome: kube::Result<Lease>) -> kube::Result<bool> {
+fn won(outcome: kube::Result<Lease>) -> kube::Result<Holder> {
     match outcome {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(error)) if error.code == 409 => Ok(false),
+        Ok(_) => Ok(Holder::Us),
+        Err(kube::Error::Api(error)) if error.code == 409 => Ok(Holder::Contested),
         Err(error) => Err(error),
     }
 }

@@ -28,6 +28,7 @@ pub mod report;
 pub mod run;
 pub mod settings;
 pub mod view_change;
+pub mod watches;
 
 #[cfg(test)]
 mod testing;

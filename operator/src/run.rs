@@ -5,14 +5,16 @@ use crate::leader::Election;
 use crate::metrics::{self, Metrics};
 use crate::names;
 use crate::reconcile::{Reconciler, after_error, reconcile};
+use crate::watches::changes;
 use anyhow::bail;
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::core::DeserializeGuard;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::{Config, Controller};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::{WatchStreamExt, reflector, watcher};
+use kube::runtime::{PredicateConfig, WatchStreamExt, predicates, reflector, watcher};
 use kube::{Api, Client, ResourceExt};
 use quorate_crds::ReplicatedStore;
 use std::collections::HashSet;
@@ -130,11 +132,18 @@ async fn lead(args: &OperatorArgs, client: Client, metrics: Metrics) -> anyhow::
     let reconciler = Arc::new(Reconciler::new(Arc::clone(&context)));
     // One object that this version cannot read must not stop the watch of the others.
     let stores: Api<DeserializeGuard<ReplicatedStore>> = api(&client, namespace);
-    let controller = Controller::new(stores, watcher::Config::default())
+    let (reader, writer) = reflector::store();
+    // A status is no reason to reconcile: the keepers write it.
+    let specs = watcher(stores, watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects()
+        .predicate_filter(predicates::generation, PredicateConfig::default());
+    let controller = Controller::for_stream(specs, reader.clone())
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .owns(api::<StatefulSet>(&client, namespace), managed.clone())
-        .owns(api::<Service>(&client, namespace), managed);
-    let reader = controller.store();
+        .owns_stream(changes(api::<PartialObjectMeta<StatefulSet>>(&client, namespace), managed.clone()))
+        .owns_stream(changes(api::<PartialObjectMeta<Service>>(&client, namespace), managed.clone()))
+        .owns_stream(changes(api::<PartialObjectMeta<PodDisruptionBudget>>(&client, namespace), managed));
     let sweep = {
         let reconciler = Arc::clone(&reconciler);
         async move {

@@ -1,0 +1,244 @@
+//! What a cluster adds to an API server, for the pods of one store: the controller that makes pods of a StatefulSet, and the
+//! kubelet that runs them and tells. A store node is a process here, with the environment that its pod has, on an address of
+//! the loopback network that is its own.
+
+use crate::control_plane::{ControlPlane, root, scratch};
+use crate::process::{Process, eventually};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use quorate_crds::ReplicatedStore;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Long enough for a machine that is busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program of a store node, built as the tests are.
+fn node_program() -> PathBuf {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let build = || {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let built = Command::new(cargo)
+            .current_dir(root())
+            .args(["build", "--quiet", "-p", "quorate-server", "--bin", "quorate-node"])
+            .status()
+            .unwrap();
+        assert!(built.success(), "quorate-node does not build");
+        PathBuf::from(env!("CARGO_BIN_EXE_quorate-operator")).with_file_name("quorate-node")
+    };
+    PROGRAM.get_or_init(build).clone()
+}
+
+#[derive(Debug)]
+struct Machine {
+    pod: String,
+    address: String,
+    data: PathBuf,
+    process: Option<Process>,
+}
+
+/// Runs the pods of one store.
+#[derive(Debug)]
+pub(crate) struct Machines {
+    pods: Api<Pod>,
+    pub(crate) stores: Api<ReplicatedStore>,
+    pub(crate) store: String,
+    template: Value,
+    token: PathBuf,
+    machines: Vec<Machine>,
+}
+
+impl Machines {
+    /// Waits until the operator has made the objects of the store, and runs its pods.
+    pub(crate) async fn run(plane: &ControlPlane, namespace: &str, store: &str) -> Self {
+        let client = plane.client().await;
+        let mut machines = Self::prepare(&client, namespace, store).await;
+        for ordinal in 0..machines.machines.len() {
+            machines.create(ordinal).await;
+            machines.boot(ordinal).await;
+        }
+        machines
+    }
+
+    async fn prepare(client: &Client, namespace: &str, store: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(1);
+        let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        let set_name = format!("{store}-0");
+        let set = eventually("the StatefulSet is there", PATIENCE, async || {
+            sets.get_opt(&set_name).await.unwrap()
+        })
+        .await;
+        let secret = secrets.get(&format!("{store}-token")).await.unwrap();
+        let folder = scratch().join(format!("{namespace}-{store}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let token = folder.join("token");
+        std::fs::write(&token, &secret.data.unwrap()["token"].0).unwrap();
+        let spec = set.spec.unwrap();
+        let (net, count) = (20 + std::process::id() % 200, COUNT.fetch_add(1, Ordering::Relaxed));
+        let machines = (0..spec.replicas.unwrap()).map(|ordinal| Machine {
+            pod: format!("{set_name}-{ordinal}"),
+            address: format!("127.{net}.{count}.{}", ordinal + 1),
+            data: folder.join(format!("data-{ordinal}")),
+            process: None,
+        });
+        Self {
+            pods: Api::namespaced(client.clone(), namespace),
+            stores: Api::namespaced(client.clone(), namespace),
+            store: store.to_owned(),
+            template: serde_json::to_value(&spec.template).unwrap(),
+            token,
+            machines: machines.collect(),
+        }
+    }
+
+    /// Where clients find the nodes.
+    pub(crate) fn clients(&self) -> Vec<SocketAddr> {
+        let each = self
+            .machines
+            .iter()
+            .map(|machine| format!("{}:6379", machine.address).parse().unwrap());
+        each.collect()
+    }
+
+    pub(crate) fn pod(&self, ordinal: usize) -> String {
+        self.machines[ordinal].pod.clone()
+    }
+
+    pub(crate) fn ordinal(&self, pod: &str) -> usize {
+        self.machines.iter().position(|machine| machine.pod == pod).unwrap()
+    }
+
+    fn process(&mut self, ordinal: usize) -> &mut Process {
+        self.machines[ordinal].process.as_mut().unwrap()
+    }
+
+    /// As the controller does.
+    pub(crate) async fn create(&self, ordinal: usize) {
+        let mut pod = self.template.clone();
+        pod["metadata"]["name"] = json!(self.machines[ordinal].pod);
+        // The volume is a folder here; the controller would add the claim.
+        let volumes = pod["spec"]["volumes"].as_array_mut().unwrap();
+        volumes.push(json!({"name": "data", "persistentVolumeClaim": {"claimName": "data"}}));
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        self.pods.create(&PostParams::default(), &pod).await.unwrap();
+    }
+
+    /// Runs the container of a pod that exists, and tells, as a kubelet does.
+    pub(crate) async fn boot(&mut self, ordinal: usize) {
+        let Machine { pod, address, data, .. } = &self.machines[ordinal];
+        let container = &self.template["spec"]["containers"][0];
+        let mut command = Command::new(node_program());
+        command
+            .arg("serve")
+            .env("QUORATE_BIND", address)
+            .env("QUORATE_SEGMENT_BYTES", "1048576")
+            .env("RUST_LOG", "info,quorate=debug");
+        for variable in container["env"].as_array().unwrap() {
+            let name = variable["name"].as_str().unwrap();
+            let field = variable["valueFrom"]["fieldRef"]["fieldPath"].as_str();
+            match (name, field) {
+                (_, Some("metadata.name")) => command.env(name, pod),
+                (_, Some("status.podIP")) => command.env(name, address),
+                (_, Some(other)) => panic!("the test knows no field {other}"),
+                ("QUORATE_DATA_DIR", None) => command.env(name, data),
+                ("QUORATE_TOKEN_FILE", None) => command.env(name, &self.token),
+                (_, None) => command.env(name, variable["value"].as_str().unwrap()),
+            };
+        }
+        let log = data.with_extension("log");
+        self.machines[ordinal].process = Some(Process::start(&command, &log));
+        self.tell(ordinal, true).await;
+    }
+
+    /// The kubelet's word on a pod.
+    pub(crate) async fn tell(&self, ordinal: usize, running: bool) {
+        let Machine { pod, address, .. } = &self.machines[ordinal];
+        let state = if running {
+            json!({"running": {}})
+        } else {
+            json!({"terminated": {"exitCode": 137}})
+        };
+        let ready = if running { "True" } else { "False" };
+        let status = json!({"status": {
+            "phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
+            "conditions": [{"type": "Ready", "status": ready}],
+            "containerStatuses": [{
+                "name": "node", "image": "i", "imageID": "i", "ready": running, "restartCount": 0, "state": state,
+            }],
+        }});
+        self.pods
+            .patch_status(pod, &PatchParams::default(), &Patch::Merge(&status))
+            .await
+            .unwrap();
+    }
+
+    pub(crate) fn kill(&mut self, ordinal: usize) {
+        self.process(ordinal).kill();
+    }
+
+    pub(crate) fn freeze(&mut self, ordinal: usize) {
+        self.process(ordinal).freeze();
+    }
+
+    pub(crate) fn thaw(&mut self, ordinal: usize) {
+        self.process(ordinal).thaw();
+    }
+
+    /// A pod is deleted: the API server marks it, the kubelet stops its container and then removes it.
+    pub(crate) async fn delete(&mut self, ordinal: usize) {
+        let pod = self.pod(ordinal);
+        let grace = |seconds| DeleteParams {
+            grace_period_seconds: Some(seconds),
+            ..DeleteParams::default()
+        };
+        self.pods.delete(&pod, &grace(30)).await.unwrap();
+        self.process(ordinal).stop().await;
+        self.pods.delete(&pod, &grace(0)).await.unwrap();
+    }
+
+    /// Loses what a replica had on its disk.
+    pub(crate) fn wipe(&self, ordinal: usize) {
+        std::fs::remove_dir_all(&self.machines[ordinal].data).unwrap();
+    }
+
+    pub(crate) async fn status(&self) -> quorate_crds::ReplicatedStoreStatus {
+        self.stores.get(&self.store).await.unwrap().status.unwrap_or_default()
+    }
+
+    /// Awaits that a condition has that status, and gives its reason and message.
+    pub(crate) async fn condition(&self, type_: &str, status: &str) -> (String, String) {
+        eventually(&format!("{type_} is {status}"), PATIENCE, async || {
+            let conditions = self.status().await.conditions;
+            let found = conditions
+                .into_iter()
+                .find(|condition| condition.type_ == type_ && condition.status == status)?;
+            Some((found.reason, found.message))
+        })
+        .await
+    }
+
+    /// Awaits that all replicas serve or follow, and gives the primary.
+    pub(crate) async fn ready(&self) -> usize {
+        self.condition("Ready", "True").await;
+        let status = self.status().await;
+        self.ordinal(status.shards[0].primary.as_deref().unwrap())
+    }
+
+    /// Awaits that a failover beyond `epoch` is told, and gives the new primary.
+    pub(crate) async fn primary_beyond(&self, epoch: i64) -> usize {
+        let pod = eventually("another primary is told", PATIENCE, async || {
+            let shard = self.status().await.shards.into_iter().next()?;
+            shard.primary.filter(|_| shard.epoch > epoch)
+        })
+        .await;
+        self.ordinal(&pod)
+    }
+}
