@@ -14,6 +14,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=lib/install.sh
 . "$HERE/lib/install.sh"
 places_of_builds
+choose_mode
 
 help() {
     cat <<'TEXT'
@@ -41,7 +42,7 @@ TEXT
 }
 
 status() {
-    if ! engine_runs; then
+    if ! cluster_runs; then
         echo "no cluster runs: cluster.sh up"
         return 1
     fi
@@ -55,17 +56,23 @@ TEXT
 }
 
 env_() {
-    printf 'export KUBECONFIG=%q DOCKER_HOST=%q PATH=%q:"$PATH"\n' "$KUBECONFIG" "$DOCKER_HOST" "$PROGRAMS"
+    printf 'export KUBECONFIG=%q DOCKER_HOST=%q PATH=%q:"$PATH"\n' "$KUBECONFIG" "${DOCKER_HOST:-}" "$PROGRAMS"
 }
 
 places() {
-    engine_runs || fail "no cluster runs: cluster.sh up"
-    local control_plane=$NAME-control-plane
+    local network=/proc/self/ns/net clients node pid
+    cluster_runs || fail "no cluster runs: cluster.sh up"
+    node=$(control_plane)
+    [ "$MODE" != own ] || network=/run/netns/$NAME
+    clients=$network
+    if pid=$(docker_ inspect -f '{{.State.Pid}}' "$node" 2>/dev/null); then
+        clients=/proc/$pid/ns/net
+    fi
     cat <<TEXT
-network=/run/netns/$NAME
-clients=/proc/$(docker_ inspect -f '{{.State.Pid}}' "$control_plane")/ns/net
+network=$network
+clients=$clients
 kubeconfig=$KUBECONFIG
-control-plane=$control_plane
+control-plane=$node
 TEXT
 }
 
@@ -101,7 +108,7 @@ case $command in
     bin) built && echo "$PROGRAMS" ;;
     run) in_network "$@" ;;
     e2e) binaries && exec "$BINARIES/quorate-e2e" "$@" ;;
-    node) docker_ exec -i "$@" ;;
+    node) on_node "$@" ;;
     in-node) in_node "$@" ;;
     pids) pids "$@" ;;
     node-of) node_of "$@" ;;

@@ -12,6 +12,14 @@ use std::process::{Command, Stdio};
 /// Namespace that the operator is installed into.
 pub const OPERATOR_NAMESPACE: &str = "quorate-system";
 
+/// What this cluster cannot do, and why: no failure, but nothing is shown either.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Cannot(String);
+
+/// The exit status of `cluster.sh` that says so.
+const CANNOT_STATUS: i32 = 3;
+
 /// A cluster that `cluster.sh` runs.
 #[derive(Clone, Debug)]
 pub struct Cluster {
@@ -168,6 +176,9 @@ fn run_with(command: &mut Command, input: &str) -> Result<String> {
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output()?;
+    if output.status.code() == Some(CANNOT_STATUS) {
+        return Err(Cannot(String::from_utf8_lossy(&output.stderr).trim().to_owned()).into());
+    }
     if !output.status.success() {
         bail!(
             "{}{}",

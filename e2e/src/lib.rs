@@ -11,4 +11,5 @@ pub mod lab;
 pub mod local;
 pub mod report;
 pub mod scenario;
+
 pub mod workload;

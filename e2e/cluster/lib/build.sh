@@ -6,6 +6,8 @@ NODE_PACKAGES=systemd,systemd-sysv,dbus,conntrack,iptables,nftables,iproute2,eth
 
 # Builds what is missing. Safe to run twice, also at the same time.
 built() {
+    # Kubernetes' own tools are enough for a cluster that is not made from these parts.
+    [ "$MODE" = own ] || ! command -v kubectl helm kind >/dev/null || return 0
     [ -f "$PROGRAMS/complete" ] && [ -f "$NODE_ARCHIVE" ] && packages_present && return
     mkdir -p "$CACHE_ROOT"
     exec 9>"$CACHE_ROOT/kind.lock"

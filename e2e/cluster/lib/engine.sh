@@ -1,7 +1,16 @@
-# Starts and stops the engine and the cluster; mends what a crash left.
+# Starts and stops the cluster, and the engine below it if that is ours; mends what a crash left.
 # shellcheck shell=bash
 
 engine_runs() { docker_ info >/dev/null 2>&1; }
+
+# Whether there is a cluster that answers.
+cluster_runs() {
+    if [ "$MODE" = given ]; then
+        kubectl_ get --raw /readyz --request-timeout=5s >/dev/null 2>&1
+    else
+        engine_runs && [ -n "$(nodes)" ]
+    fi
+}
 
 # The engine runs in a network namespace without a way out, with everything of its own under $STATE.
 start_engine() {
@@ -39,6 +48,30 @@ healthy() {
 }
 
 up() {
+    case $MODE in
+        given)
+            cluster_runs || fail "the cluster of $QUORATE_KUBECONFIG does not answer"
+            say "using the cluster of $QUORATE_KUBECONFIG"
+            ;;
+        host) up_host || { say "it cannot be made on this machine's engine: starting one of our own" && own_engine && up_own; } ;;
+        own) up_own ;;
+    esac
+}
+
+up_host() {
+    built
+    mkdir -p "$STATE"
+    if healthy; then
+        say "the cluster runs"
+        return
+    fi
+    [ -z "$(nodes)" ] || in_network kind delete cluster --name "$NAME" >/dev/null 2>&1
+    say "creating the cluster on this machine's Docker engine (a minute or two)"
+    in_network kind create cluster --name "$NAME" --config "$HERE/kind.yaml" --wait 120s >"$STATE/kind.log" 2>&1 &&
+        await 120 healthy && say "the cluster runs"
+}
+
+up_own() {
     built
     if engine_runs && healthy; then
         say "the cluster runs"
@@ -74,6 +107,8 @@ up() {
 # Local volumes: a folder of a worker each. Those whose claim is gone are emptied and made anew.
 volumes() {
     local node number name
+    # Other clusters have a provisioner that makes volumes and removes them.
+    [ "$MODE" = own ] || return 0
     for name in $(kubectl_ get pv --no-headers 2>/dev/null | awk '$5 == "Released" || $5 == "Failed" {print $1}'); do
         kubectl_ delete pv "$name" --wait=true >/dev/null
         docker_ exec "${name%-volume-*}" sh -c "rm -rf /var/quorate-volumes/${name##*-volume-}/* /var/quorate-volumes/${name##*-volume-}/.[!.]*"
@@ -99,6 +134,15 @@ YAML
 }
 
 down() {
+    case $MODE in
+        given) fail "the cluster of $QUORATE_KUBECONFIG is not ours to stop: cluster.sh uninstall" ;;
+        host)
+            in_network kind delete cluster --name "$NAME" >/dev/null 2>&1 || true
+            rm -rf "$STATE"
+            say "nothing is left"
+            return
+            ;;
+    esac
     if engine_runs; then
         in_network kind delete cluster --name "$NAME" >/dev/null 2>&1 || true
         kill "$(cat "$STATE/docker.pid")" 2>/dev/null || true

@@ -8,9 +8,9 @@ fault() {
         kill-pod) signal_pod KILL "$@" ;;
         freeze-pod) signal_pod STOP "$@" ;;
         thaw-pod) signal_pod CONT "$@" ;;
-        pause-node) docker_ pause "$1" >/dev/null ;;
+        pause-node) node_container "$1" >/dev/null && docker_ pause "$1" >/dev/null ;;
         unpause-node) docker_ unpause "$1" >/dev/null ;;
-        power-off) docker_ kill -s KILL "$1" >/dev/null ;;
+        power-off) node_container "$1" >/dev/null && docker_ kill -s KILL "$1" >/dev/null ;;
         power-on) docker_ start "$1" >/dev/null ;;
         cut) cut_link -A "$@" ;;
         mend) cut_link -D "$@" ;;
@@ -18,7 +18,7 @@ fault() {
         rejoin) isolate -D "$@" ;;
         cut-node) cut_node -A "$1" ;;
         mend-node) cut_node -D "$1" ;;
-        control-plane-down) docker_ pause "$NAME-control-plane" >/dev/null ;;
+        control-plane-down) node_container "$NAME-control-plane" >/dev/null && docker_ pause "$NAME-control-plane" >/dev/null ;;
         control-plane-up) docker_ unpause "$NAME-control-plane" >/dev/null ;;
         *)
             cat >&2 <<'TEXT'
@@ -38,6 +38,7 @@ TEXT
 # The processes of a pod's containers but its pause, as this machine sees them: their cgroup names the pod.
 pids() {
     local uid file pid
+    node_container "$(node_of "$1" "$2")" >/dev/null
     uid=$(kubectl_ -n "$1" get pod "$2" -o jsonpath='{.metadata.uid}')
     [ -n "$uid" ] || fail "there is no pod $1/$2"
     for file in $(grep -l -e "$uid" -e "${uid//-/_}" /proc/[0-9]*/cgroup 2>/dev/null); do
@@ -61,9 +62,9 @@ drop_in() {
     local action=$1 node=$2
     shift 2
     if [ "$action" = -A ]; then
-        docker_ exec "$node" iptables -C "$@" -j DROP 2>/dev/null || docker_ exec "$node" iptables -I "$@" -j DROP
+        on_node "$node" iptables -C "$@" -j DROP 2>/dev/null || on_node "$node" iptables -I "$@" -j DROP
     else
-        docker_ exec "$node" iptables -D "$@" -j DROP 2>/dev/null || true
+        on_node "$node" iptables -D "$@" -j DROP 2>/dev/null || true
     fi
 }
 

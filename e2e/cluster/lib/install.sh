@@ -26,9 +26,14 @@ binaries() {
 
 tag() { sha256sum "$BINARIES/quorate-$1" "$ROOT"/*/Dockerfile | sha256sum | cut -c1-12; }
 
+# Where images go that are not loaded into nodes directly.
+repository() { echo "${QUORATE_REGISTRY:-quorate}/$1"; }
+
 load() {
     local folder=$1 name=$2 image context
-    image=quorate/$name:$(tag "$name")
+    image=$(repository "$name"):$(tag "$name")
+    [ -n "$(nodes)" ] || [ -n "${QUORATE_REGISTRY:-}" ] ||
+        fail "this cluster's nodes take no images from here: set QUORATE_REGISTRY to a registry that both reach"
     docker_ image inspect "$image" >/dev/null 2>&1 && on_every_node "$image" && return
     say "loading $image"
     context=$(mktemp -d)
@@ -36,11 +41,16 @@ load() {
     strip -o "$context/quorate-$name" "$BINARIES/quorate-$name"
     DOCKER_BUILDKIT=0 docker_ build -q -t "$image" "$context" >/dev/null
     rm -rf "$context"
-    in_network kind load docker-image --name "$NAME" "$image" >/dev/null 2>&1 || fail "cannot load $image into the nodes"
+    if [ -n "$(nodes)" ]; then
+        in_network kind load docker-image --name "$NAME" "$image" >/dev/null 2>&1 || fail "cannot load $image into the nodes"
+    else
+        docker_ push -q "$image" >/dev/null || fail "cannot push $image"
+    fi
 }
 
 on_every_node() {
     local node
+    [ -n "$(nodes)" ] || return 1
     for node in $(nodes); do
         docker_ exec "$node" ctr -n k8s.io images ls -q "name==docker.io/$1" 2>/dev/null | grep -q . || return 1
     done
@@ -50,6 +60,7 @@ install() {
     local release=${1:-quorate}
     in_network helm upgrade --install quorate-crds "$ROOT/charts/quorate-crds" --namespace quorate-system --create-namespace >/dev/null
     in_network helm upgrade --install "$release" "$ROOT/charts/quorate" --namespace quorate-system \
+        --set image.repository="$(repository operator)" --set nodeImage.repository="$(repository node)" \
         --set image.tag="$(tag operator)" --set nodeImage.tag="$(tag node)" --set log.filter="${QUORATE_LOG:-info}" >/dev/null
     kubectl_ -n quorate-system rollout status "deployment/$release-operator" --timeout=120s >/dev/null ||
         fail "the operator does not get ready: cluster.sh run kubectl -n quorate-system get pods"

@@ -7,6 +7,7 @@ mod trial;
 
 pub use trial::{RECOVERS, Timeline, Trial};
 
+use crate::cluster::Cannot;
 use crate::lab::Lab;
 use crate::report::{Report, ScenarioReport, Verdict, folder, median};
 use anyhow::{Context, Result, bail};
@@ -163,14 +164,21 @@ fn repeat(lab: &Lab, scenario: Scenario, count: u32, seed: u64) -> ScenarioRepor
         match outcome {
             Ok(Some(measured)) => add(&mut report, &measured),
             Ok(None) => println!("         as expected"),
+            Err(error) if error.downcast_ref::<Cannot>().is_some() => {
+                report.outcome = Verdict::Skipped;
+                report.reason = format!("{error:#}");
+            }
             Err(error) => {
                 report.outcome = Verdict::Failed;
                 report.reason = format!("{error:#}");
             }
         }
-        if report.outcome == Verdict::Failed {
+        if report.outcome != Verdict::Passed {
             break;
         }
+    }
+    if report.outcome == Verdict::Skipped {
+        println!("         skipped: {}", report.reason);
     }
     if report.outcome == Verdict::Passed
         && let (Some(bar), Some(median)) = (scenario.bar_millis, median(&report.outage_millis))

@@ -1,9 +1,13 @@
 //! What clients were told, and what follows from it. Times are microseconds since the workload began.
 
+use crate::sim::linearize::{Did, Operation, Verdict, check};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
+
+/// The value of a register that nobody wrote: no client writes it.
+const NOTHING: u64 = 0;
 
 /// What a client knows of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -145,7 +149,26 @@ impl History {
     /// Registers whose history is not linearizable.
     #[must_use]
     pub fn violations(&self) -> Vec<String> {
-        Vec::new()
+        let mut registers: BTreeMap<&str, Vec<Operation>> = BTreeMap::new();
+        for op in &self.registers {
+            let did = match (op.outcome, op.written) {
+                (Outcome::Acknowledged, Some(value)) => Did::Wrote(value),
+                (Outcome::Unknown, Some(value)) => Did::MayHaveWritten(value),
+                (Outcome::Acknowledged, None) => Did::Saw(op.read.unwrap_or(NOTHING)),
+                (Outcome::DefinitelyNot, _) | (Outcome::Unknown, None) => continue,
+            };
+            registers.entry(&op.key).or_default().push(Operation {
+                called: op.sent,
+                returned: op.ended,
+                did,
+            });
+        }
+        let not = |(key, history): (&str, Vec<Operation>)| match check(NOTHING, &history) {
+            Verdict::Linearizable => None,
+            Verdict::Not(at) => Some(format!("{key}: {:?} does not fit", history[at])),
+            Verdict::Undecided => Some(format!("{key}: undecided")),
+        };
+        registers.into_iter().filter_map(not).collect()
     }
 
     /// When `node` first acknowledged something after `from`.
@@ -195,6 +218,29 @@ mod tests {
         assert_eq!(history.outage(":j", 1600, u64::MAX), Some((200, 1650)));
         assert_eq!(history.outage(":j", 0, 400), None, "nobody was waiting then");
         assert_eq!(history.around(1000, 1600), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_read_that_misses_an_acknowledged_write_is_a_violation_and_an_unknown_write_is_none() {
+        let op = |written, read, sent, ended, outcome| RegisterOp {
+            key: "r".into(),
+            client: 1,
+            written,
+            read,
+            sent,
+            ended,
+            outcome,
+        };
+        let mut history = History::new(SystemTime::now(), Vec::new());
+        history.registers = vec![
+            op(Some(1), None, 0, 10, Outcome::Acknowledged),
+            op(Some(2), None, 20, 30, Outcome::Unknown),
+            op(None, Some(1), 40, 50, Outcome::Acknowledged),
+            op(None, Some(2), 60, 70, Outcome::Acknowledged),
+        ];
+        assert_eq!(history.violations(), Vec::<String>::new());
+        history.registers.push(op(None, Some(1), 80, 90, Outcome::Acknowledged));
+        assert_eq!(history.violations().len(), 1);
     }
 
     #[test]
