@@ -108,7 +108,8 @@ pub struct AppendAck {
     pub epoch: Epoch,
     /// The member's log equals the primary's, durably, up to here.
     pub durable: u64,
-    /// The highest round that the member has seen in this epoch, its promise unbroken.
+    /// The highest round that the member has seen in this epoch, its promise unbroken; in a refusal, the round of what
+    /// it refuses.
     pub round: u64,
     /// Set if the append did not fit.
     pub mismatch: Option<Mismatch>,

@@ -87,7 +87,7 @@ impl Replica {
             follower.round = follower.round.max(round);
         }
         if let Some(mismatch) = self.mismatch(prev) {
-            self.acknowledge(from, Some(mismatch), out);
+            self.refuse(from, round, mismatch, out);
             return;
         }
         let through = prev.id.index + entries.len() as u64;
@@ -99,7 +99,7 @@ impl Replica {
             }
             // The confirmation does not wait for the sync: it says only that the promise is unbroken.
             if news {
-                self.acknowledge(from, None, out);
+                self.acknowledge(from, out);
             }
             out.push(Effect::AppendLog {
                 generation: self.generation,
@@ -115,7 +115,7 @@ impl Replica {
             follower.owes_ack = true;
         } else {
             self.make_good(out);
-            self.acknowledge(from, None, out);
+            self.acknowledge(from, out);
         }
         self.commit_through(commit.min(matched), out);
     }
@@ -200,12 +200,22 @@ impl Replica {
             && heard.connected
         {
             let session = heard.session;
-            self.acknowledge(session, None, out);
+            self.acknowledge(session, out);
         }
     }
 
-    fn acknowledge(&self, to: Session, mismatch: Option<Mismatch>, out: &mut Vec<Effect>) {
+    fn acknowledge(&self, to: Session, out: &mut Vec<Effect>) {
         let Some(follower) = self.follower() else { return };
+        out.push(self.append_ack(to, follower, follower.round, None));
+    }
+
+    /// A refusal carries the round of what it refuses: the primary tells by it which of its streams is meant.
+    fn refuse(&self, to: Session, round: u64, mismatch: Mismatch, out: &mut Vec<Effect>) {
+        let Some(follower) = self.follower() else { return };
+        out.push(self.append_ack(to, follower, round, Some(mismatch)));
+    }
+
+    fn append_ack(&self, to: Session, follower: &Follower, round: u64, mismatch: Option<Mismatch>) -> Effect {
         let durable = match mutation::active(Mutation::AckBeforeSync) {
             true => follower.matched,
             false if self.damaged() => 0,
@@ -214,10 +224,10 @@ impl Replica {
         let ack = AppendAck {
             epoch: self.hard.promised,
             durable,
-            round: follower.round,
+            round,
             mismatch,
         };
-        out.push(Effect::Reply(to, Reply::AppendAck(ack)));
+        Effect::Reply(to, Reply::AppendAck(ack))
     }
 
     pub(super) fn on_snapshot_chunk(
