@@ -41,6 +41,8 @@ pub enum Mutation {
     DamageIgnored,
     /// A replica activates although its log is not the one that was chosen.
     ActivateWithOtherLog,
+    /// Entries read from the log file before this epoch are sent as entries of its log.
+    StaleLogRead,
     /// A snapshot of a prefix replaces a longer log.
     SnapshotReplacesLongerLog,
 }
