@@ -157,6 +157,15 @@ impl Driver {
         self.epoch
     }
 
+    /// The configuration that it changes to, if it changes it.
+    #[must_use]
+    pub fn target(&self) -> Option<&Configuration> {
+        match &self.proposal {
+            Proposal::Change(target) => Some(target),
+            Proposal::Keep => None,
+        }
+    }
+
     /// The highest epoch number seen so far: the next driver takes one above it.
     #[must_use]
     pub fn highest_number(&self) -> u64 {

@@ -33,16 +33,12 @@ pub enum Mutation {
     StrangerCounted,
     /// An epoch is begun again after a restart.
     EpochReused,
-    /// A deposed primary goes on answering.
-    AnswerAfterSteppingDown,
     /// What a closed connection still delivers is taken.
     OldConnectionAccepted,
     /// A replica that lost entries says nothing of it.
     DamageIgnored,
     /// A replica activates although its log is not the one that was chosen.
     ActivateWithOtherLog,
-    /// Entries read from the log file before this epoch are sent as entries of its log.
-    StaleLogRead,
     /// A snapshot of a prefix replaces a longer log.
     SnapshotReplacesLongerLog,
 }

@@ -296,3 +296,139 @@ impl Replica {
         out.push(Effect::Apply(entries));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use quorate_api::wire::{Append, AppendAck, Mismatch};
+    use quorate_api::{ActivateRequest, Entry, EntryBody, FenceRequest, Member, Position, Proposal};
+    use std::sync::Arc;
+    use uuid::Uuid;
+
+    const LINK: Session = Session(1);
+    const DRIVER: Session = Session(9);
+
+    fn incarnation(n: u128) -> Incarnation {
+        Incarnation(Uuid::from_u128(n + 1))
+    }
+
+    fn configuration() -> Configuration {
+        let members = (0..3u32)
+            .map(|ordinal| Member {
+                incarnation: incarnation(ordinal.into()),
+                ordinal,
+                host: format!("n{ordinal}"),
+            })
+            .collect();
+        Configuration::new(members, 2, 2).expect("a valid test configuration")
+    }
+
+    fn epoch(number: u64) -> Epoch {
+        Epoch { number, token: 0 }
+    }
+
+    fn after(previous: Position, number: u64, body: EntryBody) -> Arc<Entry> {
+        Arc::new(Entry::next(previous, epoch(number), 0, body))
+    }
+
+    fn step(replica: &mut Replica, event: Event) -> Vec<Effect> {
+        let mut out = Vec::new();
+        replica.step(event, 0, &mut out);
+        out
+    }
+
+    fn become_primary(replica: &mut Replica, number: u64) -> Vec<Effect> {
+        let fence = FenceRequest {
+            epoch: epoch(number),
+            proposal: Proposal::Keep,
+        };
+        let activate = ActivateRequest {
+            epoch: epoch(number),
+            last: replica.last(),
+            configuration: configuration(),
+        };
+        let mut effects = Vec::new();
+        for request in [Request::Fence(fence), Request::Activate(activate)] {
+            let (from, peer) = (DRIVER, None);
+            effects.extend(step(replica, Event::Request { from, peer, request }));
+        }
+        effects
+    }
+
+    /// A member answers that its log may agree with this one up to `index`.
+    fn lags(replica: &mut Replica, number: u64, index: u64, round: u64) -> Vec<Effect> {
+        let mismatch = Some(Mismatch::Diverges(replica.log().id_at(index).expect("an index of the log")));
+        let ack = AppendAck {
+            epoch: epoch(number),
+            durable: 0,
+            round,
+            mismatch,
+        };
+        step(replica, Event::AppendAck { session: LINK, ack })
+    }
+
+    #[test]
+    fn entries_read_from_the_file_before_the_log_was_cut_are_not_sent_as_entries_of_the_new_one() {
+        // Nothing settled stays in memory, and the log holds entries of epoch 1 up to 4.
+        let settings = Settings {
+            tail_bytes: 0,
+            ..Settings::default()
+        };
+        let mut log = LogView::new(Position::default(), None, 0);
+        log.push(after(log.last(), 1, EntryBody::EpochStart(configuration())));
+        for _ in 0..3 {
+            log.push(after(log.last(), 1, EntryBody::Effects(Bytes::from_static(b"old"))));
+        }
+        let old = log.entries(1, usize::MAX).expect("all are in memory");
+        let second = log.position_at(1).expect("all are in memory");
+        log.keep_tail(0);
+        log.shrink_tail(1);
+        let mut replica = Replica::new(incarnation(0), settings, HardState::default(), log, 1);
+        step(
+            &mut replica,
+            Event::LinkUp {
+                peer: incarnation(1),
+                session: LINK,
+            },
+        );
+        become_primary(&mut replica, 2);
+        let reads = |effects: &[Effect]| effects.iter().filter(|e| matches!(e, Effect::ReadLog { after: 0, .. })).count();
+        assert_eq!(reads(&lags(&mut replica, 2, 0, 1)), 1);
+
+        // Another primary cuts what was read, and this replica comes back with a stream at the same place.
+        let other = after(second, 3, EntryBody::Effects(Bytes::from_static(b"new")));
+        let append = Append {
+            epoch: epoch(3),
+            prev: second,
+            commit: 1,
+            round: 1,
+            entries: vec![other],
+        };
+        let cut = step(
+            &mut replica,
+            Event::Request {
+                from: Session(2),
+                peer: Some(incarnation(2)),
+                request: Request::Append(append),
+            },
+        );
+        assert!(cut.contains(&Effect::TruncateLog(1)), "{cut:?}");
+        become_primary(&mut replica, 4);
+        assert_eq!(reads(&lags(&mut replica, 4, 0, 1)), 1);
+        let late = step(
+            &mut replica,
+            Event::LogRead {
+                session: LINK,
+                read: Some((
+                    Position::default(),
+                    std::iter::once(after(Position::default(), 1, EntryBody::EpochStart(configuration())))
+                        .chain(old)
+                        .collect(),
+                )),
+            },
+        );
+        assert_eq!(reads(&late), 1, "it reads again: {late:?}");
+        assert!(!late.iter().any(|effect| matches!(effect, Effect::Send(..))), "{late:?}");
+    }
+}

@@ -494,7 +494,6 @@ impl Replica {
         // What was read before this replica was deposed and came back may have been cut off since: it is not of this log.
         if let Some(end) = entries.last()
             && self.log.id_at(end.id.index) != Some(end.id)
-            && !mutation::active(Mutation::StaleLogRead)
         {
             state.stream = log_reading(session, prev.id.index, self.settings.max_append_bytes, out);
             return;

@@ -12,11 +12,6 @@ impl Replica {
     /// Promises `epoch`, durably before anything that follows in `out`, and leaves whatever this replica was.
     pub(super) fn promise(&mut self, epoch: Epoch, proposal: Option<Proposal>, out: &mut Vec<Effect>) {
         assert!(epoch > self.hard.promised, "a promise never falls");
-        if mutation::active(Mutation::AnswerAfterSteppingDown) && self.serving() {
-            self.hard.promised = epoch;
-            out.push(Effect::PersistHardState(self.hard.clone()));
-            return;
-        }
         if let Role::Primary(primary) = std::mem::replace(&mut self.role, Role::Follower(Follower::default())) {
             // Entries that were proposed and not yet given to the log are part of it already.
             if !primary.unflushed.is_empty() {
@@ -102,7 +97,9 @@ impl Replica {
         if self.hard.promised != request.epoch {
             Some(ActivateRefusal::Promised(self.hard.promised))
         } else if (self.hard.activated >= request.epoch && !mutation::active(Mutation::EpochReused))
-            || (last != request.last && !mutation::active(Mutation::ActivateWithOtherLog))
+            || (last != request.last
+                && !mutation::active(Mutation::ActivateWithOtherLog)
+                && !mutation::active(Mutation::PromiseIsEntryEpoch))
         {
             // Begun once already, before a restart, or changed since the driver looked.
             Some(ActivateRefusal::Moved(last))
