@@ -45,6 +45,8 @@ use std::collections::BTreeMap;
         .message("quorum.write + quorum.read must be above replicasPerShard, or a read could miss an acknowledged write"),
     validation = Rule::new("!has(self.quorum) || 2 * self.quorum.write > self.replicasPerShard")
         .message("2 * quorum.write must be above replicasPerShard, or two halves could both acknowledge writes"),
+    validation = Rule::new("2 * self.failover.heartbeatMillis <= self.failover.suspectAfterMillis")
+        .message("failover.suspectAfterMillis must be at least twice failover.heartbeatMillis, or every late heartbeat is a suspicion"),
     validation = Rule::new("self.replicasPerShard == oldSelf.replicasPerShard")
         .message("replicasPerShard cannot be changed in this version"),
     validation = Rule::new("has(self.quorum) == has(oldSelf.quorum) && (!has(self.quorum) || self.quorum == oldSelf.quorum)")
@@ -72,6 +74,7 @@ pub struct ReplicatedStoreSpec {
     /// Memory for data, as a Kubernetes quantity (`512Mi`). Beyond it, writes that need memory are refused with an OOM
     /// error. Default: no limit. May be changed; it takes effect when a pod restarts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$"))]
     pub max_memory: Option<String>,
     /// Image of the store node. Default: the one that this operator was released with. A change restarts no pod by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,14 +128,16 @@ pub enum FailoverMode {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Failover {
-    /// Automatic or Manual. Default Automatic. May be changed.
+    /// Automatic: the operator starts failovers. Manual: it says that one is needed and leaves it to a person. Default
+    /// Automatic. May be changed.
     pub mode: FailoverMode,
-    /// Milliseconds between two heartbeats of a node to the operator. Default 200. May be changed.
+    /// Milliseconds between two heartbeats of a node to the operator. At most half of suspectAfterMillis. Default 200.
+    /// May be changed.
     #[schemars(range(min = 20, max = 60000))]
     pub heartbeat_millis: i32,
     /// Milliseconds without a sign of life after which a node is suspected. A connection that breaks counts at once.
     /// Smaller is faster and makes mistakes more often; a mistake costs a short outage, never data. Default 1000. May be changed.
-    #[schemars(range(min = 100, max = 600000))]
+    #[schemars(range(min = 250, max = 600000))]
     pub suspect_after_millis: i32,
     /// Seconds between two failovers of a shard. Default 0. May be changed.
     #[schemars(range(min = 0, max = 3600))]

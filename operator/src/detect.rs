@@ -97,6 +97,8 @@ fn judge_by_itself(status: &NodeStatus, highest: quorate_api::Epoch, votes: &Vot
             lost("a higher epoch was begun and nobody serves it".to_owned())
         }
         NodeRole::Activating => Verdict::Activating { primary },
+        // Chosen a moment ago, and its members tell of it sooner than it does itself. Had it restarted, they would have lost it.
+        NodeRole::Follower | NodeRole::Blank if votes.follow > 0 && status.promised == highest => Verdict::Activating { primary },
         NodeRole::Follower | NodeRole::Blank => lost("the last primary serves no more".to_owned()),
         NodeRole::Primary => {
             let reached = status.peers.iter().filter(|peer| alive(peer, suspect_after)).count();
@@ -321,6 +323,17 @@ mod tests {
             (status.primary, status.role) = (None, NodeRole::Follower);
         }
         assert!(matches!(verdict(&group, now), Verdict::Lost { primary: None, .. }));
+    }
+
+    #[test]
+    fn a_replica_that_others_follow_before_it_says_so_itself_is_becoming_primary_and_one_that_restarted_is_lost() {
+        let now = Instant::now();
+        let mut group = well(QUORUM, now);
+        (status(&mut group[0]).role, status(&mut group[0]).primary) = (NodeRole::Follower, None);
+        status(&mut group[2]).primary = None;
+        assert_eq!(verdict(&group, now), Verdict::Activating { primary: incarnation(0) });
+        loses_primary(&mut group[1]);
+        assert!(is_lost(&verdict(&group, now)));
     }
 
     #[test]

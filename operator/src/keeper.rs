@@ -181,6 +181,9 @@ impl Keeper {
         );
         if change.first.is_none() {
             self.context.metrics.suspicions.inc();
+            if let Some(silence) = change.silence {
+                self.context.metrics.detection_seconds.observe(silence.as_secs_f64());
+            }
         }
         let drive = Drive {
             epoch: epoch_above(change.known.highest),

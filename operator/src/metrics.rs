@@ -20,6 +20,8 @@ pub struct Metrics {
     pub failovers: Counter,
     /// Primaries found lost.
     pub suspicions: Counter,
+    /// How long a primary had been silent when it was found lost.
+    pub detection_seconds: Histogram,
     /// View changes that did not come about.
     pub failed_view_changes: Counter,
     /// From the suspicion to the new primary.
@@ -39,10 +41,16 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("quorate_operator");
         let (failovers, suspicions, failed_view_changes) = (Counter::default(), Counter::default(), Counter::default());
         let failover_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 15));
+        let detection_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 15));
         let (reconciles, reconcile_errors) = (Counter::default(), Counter::default());
         let (leading, stores) = (Gauge::default(), Gauge::default());
         registry.register("failovers", "Failovers that led to a new primary", failovers.clone());
         registry.register("suspicions", "Primaries found lost", suspicions.clone());
+        registry.register(
+            "detection_seconds",
+            "How long a primary had been silent when it was found lost",
+            detection_seconds.clone(),
+        );
         registry.register(
             "failed_view_changes",
             "View changes that did not come about",
@@ -57,6 +65,7 @@ impl Default for Metrics {
             registry: Arc::new(registry),
             failovers,
             suspicions,
+            detection_seconds,
             failed_view_changes,
             failover_seconds,
             reconciles,

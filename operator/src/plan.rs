@@ -9,7 +9,7 @@
 //! minimum interval is over · either the primary serves or a condition says what it waits for.
 
 use crate::detect::{Verdict, highest_promise, judge};
-use crate::observe::{Observed, group};
+use crate::observe::{Health, Observed, group};
 use crate::publish::Roles;
 use crate::report::{notes, report};
 use crate::settings::Settings;
@@ -137,6 +137,10 @@ pub struct ViewChange {
     pub reason: String,
     /// The pod of the primary before.
     pub from: Option<String>,
+    /// A replica that is about to stop: not to be chosen while another one is as good.
+    pub avoid: Option<Incarnation>,
+    /// How long the operator had not heard that primary.
+    pub silence: Option<Duration>,
     /// What its driver has to know.
     pub known: Known,
 }
@@ -299,6 +303,8 @@ fn first(seen: &Observation<'_>, memory: &Memory) -> (Phase, Option<ViewChange>)
         first: Some(target),
         reason: "starting the first epoch".to_owned(),
         from: None,
+        avoid: None,
+        silence: None,
         known: Known::of(members, memory.highest),
     };
     (phase, Some(change))
@@ -373,9 +379,15 @@ fn lost(seen: &Observation<'_>, memory: &Memory, primary: Option<Incarnation>, r
         first: None,
         reason: reason.to_owned(),
         from: from.map(|member| member.pod.clone()),
+        avoid: members.iter().find(|member| leaving(member)).and_then(Observed::incarnation),
+        silence: from.and_then(|member| member.heard).map(|heard| now.duration_since(heard)),
         known: Known::of(members, memory.highest),
     };
     (phase, Some(change))
+}
+
+fn leaving(member: &Observed) -> bool {
+    member.health == Health::Leaving || member.status.as_ref().is_some_and(|status| status.terminating)
 }
 
 fn blocked_or_starting(seen: &Observation<'_>, memory: &Memory, reachable: usize, quorum: quorate_api::Quorum) -> Phase {

@@ -70,11 +70,12 @@ impl Reconciler {
     fn tell_keeper(&self, store: &ReplicatedStore, settings: &Settings, token: &Arc<Vec<u8>>, outcome: Option<Outcome>) {
         let mut keepers = self.keepers.lock().expect("no holder of this lock panics");
         let known = keepers.get(&settings.uid).filter(|keeper| !keeper.is_closed());
-        let before = known.map_or(Outcome::Begun, |keeper| keeper.borrow().reconciled.outcome.clone());
+        let before = known.map(|keeper| keeper.borrow().reconciled.clone());
+        let same = before.filter(|before| before.generation == settings.generation);
         let desired = Desired {
             reconciled: Reconciled {
                 generation: settings.generation,
-                outcome: outcome.unwrap_or(before),
+                outcome: outcome.or(same.map(|same| same.outcome)).unwrap_or(Outcome::Begun),
             },
             settings: settings.clone(),
             token: Arc::clone(token),

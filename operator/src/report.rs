@@ -85,6 +85,8 @@ pub fn notes(before: &ReplicatedStoreStatus, after: &ReplicatedStoreStatus) -> V
     .collect()
 }
 
+const APPLIED: &str = "all objects are as the spec wants them";
+
 type Say = (bool, &'static str, String);
 
 fn available(phase: &Phase) -> Say {
@@ -160,7 +162,14 @@ fn behind(seen: &Observation<'_>, shard: &ShardStatus) -> Option<String> {
 }
 
 fn reconciled(seen: &Observation<'_>) -> Say {
+    let known = seen.told.conditions.iter().find(|condition| condition.type_ == RECONCILED);
     match &seen.reconciled.outcome {
+        // An operator that has just started does not take back what the one before it found.
+        Outcome::Begun
+            if known.is_some_and(|known| known.status == "True" && known.observed_generation == Some(seen.reconciled.generation)) =>
+        {
+            (true, reasons::APPLIED, APPLIED.to_owned())
+        }
         Outcome::Invalid(error) => (false, reasons::INVALID_SPEC, error.clone()),
         _ if seen.settings.paused => (
             false,
@@ -168,7 +177,7 @@ fn reconciled(seen: &Observation<'_>) -> Say {
             "spec.paused is set: objects are left alone, failovers still happen".to_owned(),
         ),
         Outcome::Begun => (false, reasons::APPLYING, "objects are being applied".to_owned()),
-        Outcome::Applied => (true, reasons::APPLIED, "all objects are as the spec wants them".to_owned()),
+        Outcome::Applied => (true, reasons::APPLIED, APPLIED.to_owned()),
         Outcome::Failed(error) => (false, reasons::APPLY_FAILED, format!("{error}; it is tried again by itself")),
     }
 }
@@ -191,8 +200,11 @@ fn warning(quorum: Quorum) -> Say {
             true,
             reasons::EVEN_REPLICAS,
             format!(
-                "{even} replicas tolerate {} failed ones in a failover, no more than {} would",
-                quorum.failover_tolerates(),
+                "{even} replicas go on with {} failed, no more than {} do",
+                quorum
+                    .failover_tolerates()
+                    .min(quorum.writes_tolerate())
+                    .min(quorum.reads_tolerate()),
                 even - 1
             ),
         ),

@@ -91,7 +91,7 @@ pub async fn carry_out(
             Ok(drive(driver, &token, &change.known.live, DEADLINE).await?)
         }
         None => {
-            let driver = Driver::keep(epoch, change.known.configurations, None);
+            let driver = Driver::keep(epoch, change.known.configurations, change.avoid);
             Ok(drive(driver, &token, &change.known.live, DEADLINE).await?)
         }
     }

@@ -1,5 +1,4 @@
 use super::*;
-use crate::observe::Health;
 use crate::testing::{LIMIT, blanks, epoch, incarnation, loses_primary, settings, status, unheard, well};
 use proptest::prelude::*;
 use quorate_api::{PrimaryView, Quorum};
@@ -199,7 +198,7 @@ fn a_hand_over_is_not_raced_but_taken_up_when_it_gets_stuck() {
     assert!(matches!(plan.phase, Phase::ViewChanging(_)), "{:?}", plan.phase);
     assert_eq!(plan.look_at, world.now + GRACE + Duration::from_nanos(1));
     world.now = plan.look_at;
-    assert!(world.step().start.is_some());
+    assert_eq!(world.step().start.unwrap().avoid, Some(incarnation(0)), "it is about to stop");
 }
 
 #[test]
@@ -440,7 +439,7 @@ prop_compose! {
             world.told = plan(&World::of(well).seen(world.now), &world.memory).status;
         }
         if driving {
-            let change = ViewChange { first: None, reason: "r".to_owned(), from: None, known: Known::of(&world.members, 0) };
+            let change = ViewChange { first: None, reason: "r".to_owned(), from: None, avoid: None, silence: None, known: Known::of(&world.members, 0) };
             world.begin(change);
         }
         world

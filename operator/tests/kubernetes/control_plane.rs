@@ -142,7 +142,7 @@ impl ControlPlane {
             server,
             _etcd: etcd,
         };
-        let ready = async || said(&plane.command(&["get", "--raw", "/readyz"]).output().unwrap()).ok();
+        let ready = async || plane.try_kubectl(&["get", "--raw", "/readyz"]).ok();
         eventually("the API server is ready", START, ready).await;
         plane.apply(&std::fs::read_to_string(root().join("crds/quorate.io_replicatedstores.yaml")).unwrap());
         let established = [
@@ -184,8 +184,10 @@ impl ControlPlane {
             "users": [{"name": "test", "user": user}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         });
-        let path = self.dir.join(file);
-        std::fs::write(&path, config.to_string()).unwrap();
+        // Whole or not at all: other tests read it at any time.
+        let (path, mut part) = (self.dir.join(file), tempfile::NamedTempFile::new_in(&self.dir).unwrap());
+        part.write_all(config.to_string().as_bytes()).unwrap();
+        part.persist(&path).unwrap();
         path
     }
 
@@ -216,10 +218,13 @@ impl ControlPlane {
         command
     }
 
+    pub(crate) fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
+        said(&self.command(args).output().unwrap())
+    }
+
     /// Runs kubectl, which must succeed, and gives what it prints.
     pub(crate) fn kubectl(&self, args: &[&str]) -> String {
-        let output = self.command(args).output().unwrap();
-        said(&output).unwrap_or_else(|error| panic!("kubectl {args:?}: {error}"))
+        self.try_kubectl(args).unwrap_or_else(|error| panic!("kubectl {args:?}: {error}"))
     }
 
     /// Applies a manifest; the error is what a user sees.

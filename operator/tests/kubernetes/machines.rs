@@ -124,6 +124,8 @@ impl Machines {
     pub(crate) async fn create(&self, ordinal: usize) {
         let mut pod = self.template.clone();
         pod["metadata"]["name"] = json!(self.machines[ordinal].pod);
+        // A pod that is on no machine has no grace when it is deleted.
+        pod["spec"]["nodeName"] = json!(format!("machine-{ordinal}"));
         // The volume is a folder here; the controller would add the claim.
         let volumes = pod["spec"]["volumes"].as_array_mut().unwrap();
         volumes.push(json!({"name": "data", "persistentVolumeClaim": {"claimName": "data"}}));

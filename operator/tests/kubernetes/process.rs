@@ -69,8 +69,10 @@ impl Process {
         eventually("the process ends", Duration::from_secs(20), async || self.ended().then_some(())).await;
     }
 
-    pub(crate) fn logged(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+    /// How often it logged `message`, in JSON.
+    pub(crate) fn logged(&self, message: &str) -> usize {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        log.matches(&format!("\"message\":\"{message}\"")).count()
     }
 }
 
