@@ -190,7 +190,10 @@ impl Replica {
         match &mut self.role {
             Role::Primary(primary) if primary.quorum.read > 1 => {
                 primary.round_wanted = true;
-                primary.round + u64::from(!mutation::active(Mutation::ConfirmBeforeRead))
+                if mutation::active(Mutation::ConfirmBeforeRead) {
+                    return primary.confirmed_round();
+                }
+                primary.round + 1
             }
             Role::Primary(primary) => primary.round,
             Role::Follower(_) => u64::MAX,
@@ -303,6 +306,11 @@ impl Replica {
             Some(first) => self.log.position_at(first.id.index - 1).unwrap_or_default(),
             None => self.log.last(),
         };
+        self.probe_at(peer, prev, now, out);
+    }
+
+    fn probe_at(&mut self, peer: Incarnation, prev: Position, now: u64, out: &mut Vec<Effect>) {
+        let Role::Primary(primary) = &mut self.role else { return };
         let round = primary.open_round();
         let (epoch, commit) = (primary.epoch, self.commit);
         let Some(state) = primary.peers.get_mut(&peer) else { return };
@@ -458,9 +466,18 @@ impl Replica {
         self.flush(now, out);
     }
 
-    /// The member's log may agree with this one up to `bound`: streams from there.
+    /// The member holds `bound`, its log may agree with this one up to there: streams from there, or asks further back.
     fn resume_from(&mut self, peer: Incarnation, bound: EntryId, now: u64, out: &mut Vec<Effect>) {
         let agreement = self.log.agreement(bound);
+        if let Some(id) = agreement
+            && id != bound
+            && let Some(prev) = self.log.position_at(id.index)
+        {
+            // Not an entry that the member is known to hold: a window of entries from here would most likely be refused
+            // one by one.
+            self.probe_at(peer, prev, now, out);
+            return;
+        }
         let Role::Primary(primary) = &mut self.role else { return };
         // What was sent before carries a lower round: its refusals say nothing about the new stream.
         let round = primary.round;
