@@ -2,7 +2,8 @@
 //!
 //! [`mod@scenario`] runs faults against a store on a real [`cluster`], seen through a [`lab`], under a checked
 //! [`workload`], and writes a [`mod@report`]. [`mod@bench`] measures a group of nodes on one machine against Valkey and
-//! etcd in the same, interleaved run; [`mod@local`] starts such a group.
+//! etcd in the same, interleaved run; [`mod@local`] starts such a group. [`mod@sim`] simulates one group, deterministically,
+//! and checks every history.
 
 pub mod bench;
 pub mod cluster;
@@ -11,5 +12,5 @@ pub mod lab;
 pub mod local;
 pub mod report;
 pub mod scenario;
-
+pub mod sim;
 pub mod workload;

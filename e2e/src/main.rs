@@ -17,6 +17,8 @@ enum Command {
     Demo,
     /// Runs faults against a store on a real cluster, under a checked workload.
     Scenarios(quorate_e2e::scenario::Args),
+    /// Simulates one replication group under faults, checks every history, and shows that the checks notice mistakes.
+    Sim(quorate_e2e::sim::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -24,5 +26,6 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(args) => quorate_e2e::bench::run(args),
         Command::Demo => quorate_e2e::demo::run(),
         Command::Scenarios(args) => quorate_e2e::scenario::run(args),
+        Command::Sim(args) => quorate_e2e::sim::run(&args),
     }
 }

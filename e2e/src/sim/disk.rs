@@ -1,0 +1,288 @@
+//! The disk of a simulated replica: what a crash leaves of it, and what a start finds on it.
+//!
+//! It behaves as the node's storage does: hard state is written at once; a log record carries how far the log was known
+//! durable when it was written, so that a start can tell a torn tail from damage; a snapshot replaces the log in one step.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use quorate_api::{Configuration, Entry, EntryBody, EntryId, Position};
+use quorate_protocol_mutants::{HardState, LogView};
+use rand::RngExt;
+use rand::rngs::SmallRng;
+use std::sync::Arc;
+
+/// Registers that the clients work on.
+pub(super) const KEYS: usize = 6;
+
+/// A register: its value (the number of the operation that wrote it; 0 at first) and the index of its last write.
+pub(super) type Register = (u64, u64);
+/// The whole state.
+pub(super) type Registers = [Register; KEYS];
+
+/// Effects on the registers, as an entry's body carries them.
+pub(super) fn encode(writes: &[(usize, u64)]) -> Bytes {
+    let mut out = BytesMut::with_capacity(writes.len() * 9);
+    for &(key, value) in writes {
+        out.put_u8(u8::try_from(key).expect("few keys"));
+        out.put_u64_le(value);
+    }
+    out.freeze()
+}
+
+/// The writes of an entry.
+pub(super) fn decode(entry: &Entry) -> Vec<(usize, u64)> {
+    let EntryBody::Effects(body) = &entry.body else { return Vec::new() };
+    let mut body = body.clone();
+    let mut writes = Vec::new();
+    while body.has_remaining() {
+        writes.push((usize::from(body.get_u8()), body.get_u64_le()));
+    }
+    writes
+}
+
+/// Applies one entry.
+pub(super) fn apply(registers: &mut Registers, entry: &Entry) {
+    for (key, value) in decode(entry) {
+        registers[key] = (value, entry.id.index);
+    }
+}
+
+/// The state as of a position, with what a log needs to go on from there.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    pub(super) position: Position,
+    pub(super) configuration: (EntryId, Configuration),
+    pub(super) timestamp_millis: u64,
+    pub(super) registers: Registers,
+}
+
+#[derive(Clone, Debug)]
+struct Record {
+    entry: Arc<Entry>,
+    /// The writer's commit index.
+    hint: u64,
+    /// How far the log was known durable when this was written.
+    durable: u64,
+    /// The bytes on the disk do not read.
+    unreadable: bool,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Disk {
+    pub(super) hard: HardState,
+    pub(super) snapshot: Option<Arc<Snapshot>>,
+    base: Position,
+    records: Vec<Record>,
+    synced: u64,
+    pub(super) generation: u64,
+    /// A record reads no more that once was durable, and no start has noticed yet.
+    rotten: bool,
+}
+
+/// What a start finds.
+pub(super) struct Recovered {
+    pub(super) log: LogView,
+    pub(super) commit: u64,
+    pub(super) registers: Registers,
+    pub(super) damaged: bool,
+}
+
+impl Disk {
+    pub(super) fn last(&self) -> u64 {
+        self.base.id.index + self.records.len() as u64
+    }
+
+    /// Durable up to here, as far as the system says.
+    pub(super) fn synced(&self) -> u64 {
+        self.synced
+    }
+
+    pub(super) fn base(&self) -> Position {
+        self.base
+    }
+
+    /// The entry at an index, if the log holds it.
+    pub(super) fn entry(&self, index: u64) -> Option<&Arc<Entry>> {
+        let offset = index.checked_sub(self.base.id.index + 1)?;
+        Some(&self.records.get(usize::try_from(offset).ok()?)?.entry)
+    }
+
+    /// The position at an index, if the log reaches there.
+    pub(super) fn position(&self, index: u64) -> Option<Position> {
+        if index == self.base.id.index {
+            return Some(self.base);
+        }
+        self.entry(index).map(|entry| entry.position())
+    }
+
+    /// Whether this exact entry is in the log, or in what was trimmed.
+    pub(super) fn holds_durably(&self, id: EntryId) -> bool {
+        id.index <= self.base.id.index || (id.index <= self.synced && self.entry(id.index).is_some_and(|entry| entry.id == id))
+    }
+
+    pub(super) fn append(&mut self, entries: Vec<Arc<Entry>>, hint: u64) {
+        for entry in entries {
+            assert!(
+                entry.follows(self.position(self.last()).expect("the end of the log is in it")),
+                "what is appended to a log follows its end"
+            );
+            self.records.push(Record {
+                entry,
+                hint,
+                durable: self.synced,
+                unreadable: false,
+            });
+        }
+    }
+
+    pub(super) fn truncate_after(&mut self, index: u64) {
+        let kept = usize::try_from(index - self.base.id.index).expect("fits memory");
+        self.records.truncate(kept);
+        self.synced = self.synced.min(index);
+        self.generation += 1;
+    }
+
+    /// A sync that covered the log up to `index` succeeded, or the system says so.
+    pub(super) fn sync(&mut self, generation: u64, index: u64) {
+        if generation == self.generation {
+            self.synced = self.synced.max(index);
+        }
+    }
+
+    /// A sync failed: pages may have been dropped, and the next sync will know nothing of them.
+    pub(super) fn fail_sync(&mut self, rng: &mut SmallRng) {
+        let first = usize::try_from(self.synced.saturating_sub(self.base.id.index)).expect("fits memory");
+        for record in self.records.iter_mut().skip(first) {
+            record.unreadable |= rng.random_ratio(2, 3);
+        }
+    }
+
+    /// The log up to `position` is given back; the snapshot covers it.
+    pub(super) fn trim(&mut self, position: Position) {
+        let gone = usize::try_from(position.id.index.saturating_sub(self.base.id.index)).expect("fits memory");
+        if gone > 0 {
+            self.records.drain(..gone.min(self.records.len()));
+            self.base = position;
+            self.synced = self.synced.max(position.id.index);
+        }
+    }
+
+    /// A snapshot takes the place of everything.
+    pub(super) fn install(&mut self, snapshot: Arc<Snapshot>) {
+        self.base = snapshot.position;
+        self.synced = snapshot.position.id.index;
+        self.snapshot = Some(snapshot);
+        self.records.clear();
+        self.generation += 1;
+    }
+
+    /// The state at `index` from snapshot and log. None if they do not reach there.
+    pub(super) fn state_at(&self, index: u64) -> Option<Registers> {
+        let (mut registers, mut at) = match &self.snapshot {
+            Some(snapshot) => (snapshot.registers, snapshot.position.id.index),
+            None => ([(0, 0); KEYS], 0),
+        };
+        while at < index {
+            at += 1;
+            apply(&mut registers, self.entry(at)?);
+        }
+        (at == index).then_some(registers)
+    }
+
+    /// The machine stopped: of what was not synced, a part reached the disk.
+    pub(super) fn crash(&mut self, rng: &mut SmallRng) {
+        let first = usize::try_from(self.synced.saturating_sub(self.base.id.index)).expect("fits memory");
+        let (lost, of) = [(0, 1), (1, 1), (1, 2), (1, 8)][rng.random_range(0..4)];
+        for record in self.records.iter_mut().skip(first) {
+            record.unreadable |= rng.random_ratio(lost, of);
+        }
+    }
+
+    /// A record that was durable stops reading, if there is one behind it that tells.
+    pub(super) fn rot(&mut self, rng: &mut SmallRng) -> bool {
+        let Some(told) = self
+            .records
+            .iter()
+            .rposition(|record| !record.unreadable && record.durable > self.base.id.index)
+        else {
+            return false;
+        };
+        let told = usize::try_from(self.records[told].durable - self.base.id.index).expect("fits memory");
+        let near = rng.random_range(0..told.min(12));
+        self.records[told - 1 - near].unreadable = true;
+        self.rotten = true;
+        true
+    }
+
+    /// Whether something is lost here that others have to make good.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.rotten || self.hard.unreadable.is_some()
+    }
+
+    /// The configurations that matter to whoever starts from this disk, whatever a crash takes from it.
+    pub(super) fn configurations(&self) -> Vec<Configuration> {
+        let synced = usize::try_from(self.synced.saturating_sub(self.base.id.index)).expect("fits memory");
+        let hints = self
+            .records
+            .iter()
+            .take(synced)
+            .map(|record| record.hint.min(record.entry.id.index));
+        let commit = hints.max().unwrap_or(0).max(self.base.id.index);
+        let begun = self
+            .snapshot
+            .iter()
+            .map(|snapshot| (snapshot.configuration.0, &snapshot.configuration.1));
+        let entered = self.records.iter().filter_map(|record| match &record.entry.body {
+            EntryBody::EpochStart(configuration) => Some((record.entry.id, configuration)),
+            EntryBody::Effects(_) => None,
+        });
+        let mut all: Vec<(EntryId, &Configuration)> = begun.chain(entered).collect();
+        all.sort_by_key(|(id, _)| *id);
+        let committed = all.iter().rposition(|(id, _)| id.index <= commit).unwrap_or(0);
+        all.into_iter()
+            .skip(committed)
+            .map(|(_, configuration)| configuration.clone())
+            .collect()
+    }
+
+    /// What the node's recovery does: reads up to the first record that does not read, and reports damage if something
+    /// behind it says that it was durable. `report` false is the mistake of cutting there and saying nothing.
+    pub(super) fn recover(&mut self, report: bool) -> Recovered {
+        let whole = self.records.iter().position(|r| r.unreadable).unwrap_or(self.records.len());
+        let last = self.base.id.index + whole as u64;
+        let behind = || self.records.iter().skip(whole).filter(|record| !record.unreadable);
+        let damage = behind()
+            .any(|record| record.durable > last)
+            .then(|| behind().map(|record| record.entry.id).max())
+            .flatten();
+        if report {
+            self.hard.unreadable = self.hard.unreadable.max(damage);
+        }
+        self.rotten = false;
+        self.records.truncate(whole);
+        self.synced = last;
+        self.generation = 0;
+        let snapshot = self.snapshot.clone();
+        if let Some(snapshot) = &snapshot {
+            // A log view starts where a snapshot stands; what the log holds before that is only for others.
+            self.trim(snapshot.position);
+        }
+        let mut log = match &snapshot {
+            Some(s) => LogView::new(s.position, Some(s.configuration.clone()), s.timestamp_millis),
+            None => LogView::new(Position::default(), None, 0),
+        };
+        let mut commit = self.base.id.index;
+        for record in &self.records {
+            log.push(Arc::clone(&record.entry));
+            commit = commit.max(record.hint.min(record.entry.id.index));
+        }
+        log.forget_configurations(commit);
+        let registers = self.state_at(commit).expect("the commit index lies in the log");
+        Recovered {
+            log,
+            commit,
+            registers,
+            damaged: damage.is_some(),
+        }
+    }
+}

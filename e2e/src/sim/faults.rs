@@ -1,0 +1,258 @@
+//! What goes wrong, and how often: each history draws its own mixture, so that some are calm and some see one kind of
+//! fault all the time.
+//!
+//! One bound keeps the promise of the design honest: at most one copy is lost for good at a time. A disk is wiped, or
+//! a record of it stops reading, only while no other member is so and every configuration that matters can spare it.
+
+use super::host::Host;
+use super::network::OUTSIDE;
+use super::world::{MILLI, What, World};
+use quorate_api::Configuration;
+use quorate_protocol_mutants::Settings;
+use rand::RngExt;
+use rand::rngs::SmallRng;
+
+/// See the module. Times are microseconds, the others probabilities.
+#[derive(Clone, Debug)]
+pub(super) struct Profile {
+    pub(super) group: (usize, u32, u32),
+    pub(super) spares: usize,
+    pub(super) clients: usize,
+    pub(super) settings: Settings,
+    pub(super) keeps_order: bool,
+    pub(super) latency: u64,
+    pub(super) late: f64,
+    pub(super) lateness: u64,
+    pub(super) lost: f64,
+    pub(super) doubled: f64,
+    pub(super) sync: u64,
+    pub(super) failed_sync: f64,
+    pub(super) crash_between_effects: f64,
+    pub(super) restart: u64,
+    pub(super) redial: u64,
+    pub(super) think: u64,
+    pub(super) patience: u64,
+    pub(super) suspicion: u64,
+    pub(super) driver_patience: u64,
+    /// Whether drivers propose other configurations.
+    pub(super) changes: bool,
+    /// A state is copied when so many entries were applied since the last copy. 0: never.
+    pub(super) trim_entries: u64,
+    /// Between two faults.
+    pub(super) calm: u64,
+    /// How often each fault is drawn, in the order of [`World::fault`].
+    pub(super) weights: [u32; 9],
+}
+
+/// Groups: replicas, write quorum, read quorum.
+const GROUPS: [(usize, u32, u32); 12] = [
+    (3, 2, 2),
+    (3, 2, 2),
+    (3, 2, 2),
+    (3, 3, 1),
+    (5, 3, 3),
+    (5, 3, 3),
+    (4, 3, 3),
+    (3, 3, 3),
+    (5, 4, 4),
+    (3, 2, 3),
+    (3, 3, 1),
+    (1, 1, 1),
+];
+
+fn pick<T: Copy>(rng: &mut SmallRng, from: &[T]) -> T {
+    from[rng.random_range(0..from.len())]
+}
+
+impl Profile {
+    pub(super) fn draw(rng: &mut SmallRng) -> Self {
+        let keeps_order = rng.random_ratio(1, 2);
+        let mut weights = [0; 9];
+        for weight in &mut weights {
+            *weight = pick(rng, &[0, 1, 1, 3, 8]);
+        }
+        // Somebody always tries to change the view.
+        weights[4] += 1;
+        Self {
+            group: pick(rng, &GROUPS),
+            spares: rng.random_range(0..=2),
+            clients: rng.random_range(2..=8),
+            settings: Settings {
+                heartbeat_millis: 20,
+                resend_millis: 60,
+                max_append_bytes: pick(rng, &[100, 400, 1 << 20]),
+                max_in_flight_bytes: pick(rng, &[300, 2000, 16 << 20]),
+                tail_bytes: pick(rng, &[0, 300, 2000, 16 << 20]),
+            },
+            keeps_order,
+            latency: pick(rng, &[200, 1000, 4000]),
+            late: pick(rng, &[0.0, 0.01, 0.05]),
+            lateness: pick(rng, &[20, 100, 400]) * MILLI,
+            lost: pick(rng, &[0.0, 0.01, 0.03, 0.1]),
+            doubled: pick(rng, &[0.0, 0.02, 0.1]),
+            sync: pick(rng, &[200, 2000, 20_000]),
+            failed_sync: pick(rng, &[0.0, 0.0, 0.001, 0.005]),
+            crash_between_effects: pick(rng, &[0.0, 0.0, 0.0003, 0.001]),
+            restart: pick(rng, &[10, 60, 300]) * MILLI,
+            redial: pick(rng, &[2, 10, 40]) * MILLI,
+            think: pick(rng, &[2, 8, 30]) * MILLI,
+            patience: pick(rng, &[60, 200, 600]) * MILLI,
+            suspicion: pick(rng, &[20, 100, 300]) * MILLI,
+            driver_patience: pick(rng, &[20, 100, 400]) * MILLI,
+            changes: rng.random_ratio(1, 2),
+            trim_entries: pick(rng, &[0, 8, 30, 100]),
+            calm: pick(rng, &[10, 40, 120]) * MILLI,
+            weights,
+        }
+    }
+}
+
+impl World {
+    /// The next fault, and when the one after it comes.
+    pub(super) fn fault(&mut self) {
+        let after = self.within(2 * self.profile.calm);
+        self.schedule(after, What::Fault);
+        if !self.faults {
+            return;
+        }
+        let host = self.rng.random_range(0..self.hosts.len());
+        let weights = self.profile.weights;
+        let mut drawn = self.rng.random_range(0..weights.iter().sum::<u32>());
+        let mut fault = 0;
+        while drawn >= weights[fault] {
+            drawn -= weights[fault];
+            fault += 1;
+        }
+        match fault {
+            0 => self.crash(host),
+            1 => self.crash_primary(),
+            2 => self.reset_one(),
+            3 => self.cut(host),
+            4 => self.hostile_driver(),
+            5 => self.freeze(host),
+            6 if self.rng.random_ratio(1, 4) => (0..self.hosts.len()).for_each(|each| self.crash(each)),
+            7 => self.rot(host),
+            8 => self.wipe(host),
+            _ => self.hostile_driver(),
+        }
+    }
+
+    fn crash_primary(&mut self) {
+        if let Some(primary) = self.hosts.iter().position(Host::serving) {
+            self.crash(primary);
+        }
+    }
+
+    fn reset_one(&mut self) {
+        let standing: Vec<_> = self.links.iter().filter(|(_, link)| link.stands).map(|(s, _)| *s).collect();
+        if !standing.is_empty() {
+            let victim = standing[self.rng.random_range(0..standing.len())];
+            self.reset(victim);
+        }
+    }
+
+    /// Silence between some machines and the others, perhaps the operator too, in one direction or both; clients still
+    /// reach everybody.
+    fn cut(&mut self, host: usize) {
+        let host = match self.hosts.iter().position(Host::serving) {
+            Some(primary) if self.rng.random_ratio(1, 2) => primary,
+            _ => host,
+        };
+        self.cuts += 1;
+        let cut = self.cuts;
+        let mut inside = vec![host];
+        if self.hosts.len() > 3 && self.rng.random_ratio(1, 3) {
+            inside.push((host + 1) % self.hosts.len());
+        }
+        let (forth, back) = match self.rng.random_range(0..4) {
+            0 => (true, false),
+            1 => (false, true),
+            _ => (true, true),
+        };
+        let one = self.rng.random_ratio(1, 3).then(|| self.rng.random_range(0..self.hosts.len()));
+        let operator = self.rng.random_ratio(1, 2).then_some(OUTSIDE);
+        for &member in &inside {
+            for other in (0..self.hosts.len()).filter(|other| !inside.contains(other)).chain(operator) {
+                if one.is_some_and(|one| one != other) {
+                    continue;
+                }
+                if forth {
+                    self.silent.insert((member, other), cut);
+                }
+                if back {
+                    self.silent.insert((other, member), cut);
+                }
+            }
+        }
+        self.say(|| format!("cut {cut} around {inside:?}: {forth} {back} {one:?}"));
+        if self.rng.random_ratio(1, 2) {
+            self.reset_all_of(host);
+        }
+        let after = self.within(10 * self.profile.calm);
+        self.schedule(after, What::Heal(cut));
+    }
+
+    fn freeze(&mut self, host: usize) {
+        let host = match self.hosts.iter().position(Host::serving) {
+            Some(primary) if self.rng.random_ratio(1, 2) => primary,
+            _ => host,
+        };
+        if self.hosts[host].process.is_some() && !self.hosts[host].frozen {
+            self.hosts[host].frozen = true;
+            self.say(|| format!("n{host} freezes"));
+            let after = self.within(10 * self.profile.calm);
+            self.schedule(after, What::Thaw(host));
+        }
+    }
+
+    /// Whether a copy may be lost for good on this machine. See the module.
+    fn may_lose(&self, host: usize) -> bool {
+        let incarnation = self.hosts[host].incarnation;
+        let in_play = self.in_play();
+        let lost = |c: &Configuration| c.members().iter().any(|member| self.wiped.contains(&member.incarnation));
+        let damaged = self.hosts.iter().any(|other| other.disk.is_damaged());
+        let spares = |c: &Configuration| {
+            let quorum = c.quorum();
+            !c.contains(incarnation) || (quorum.write > 1 && quorum.fence_for_change() < quorum.replicas)
+        };
+        !damaged && !in_play.is_empty() && !in_play.iter().any(lost) && in_play.iter().chain(self.on_their_way()).all(spares)
+    }
+
+    /// A machine stops, and a record of its log reads no more.
+    fn rot(&mut self, host: usize) {
+        if self.hosts[host].process.is_none() || !self.may_lose(host) {
+            return;
+        }
+        self.crash(host);
+        let Host { disk, .. } = &mut self.hosts[host];
+        if disk.rot(&mut self.rng) {
+            self.ledger.damages += 1;
+            self.say(|| format!("n{host}: a record reads no more"));
+        }
+    }
+
+    /// A machine stops and comes back with an empty disk: another replica.
+    fn wipe(&mut self, host: usize) {
+        if self.hosts[host].process.is_none() || !self.may_lose(host) {
+            return;
+        }
+        self.crash(host);
+        let incarnation = self.draw_incarnation();
+        let old = std::mem::replace(&mut self.hosts[host].incarnation, incarnation);
+        self.hosts[host].disk = super::disk::Disk::default();
+        self.wiped.insert(old);
+        self.ledger.wipes += 1;
+        self.say(|| format!("n{host} loses its disk: {old:?} is gone, {incarnation:?} is there"));
+    }
+
+    /// No faults from now on, and those that last end.
+    pub(super) fn heal(&mut self) {
+        self.say(|| "all faults end".to_owned());
+        self.faults = false;
+        self.silent.clear();
+        for host in 0..self.hosts.len() {
+            self.thaw(host);
+            self.start(host);
+        }
+    }
+}

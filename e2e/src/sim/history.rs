@@ -1,0 +1,233 @@
+//! One history from its seed: a group is bootstrapped, lives through faults, is left in peace, and has to be whole again.
+
+use super::linearize::{Did, Operation};
+use super::mutants::{Mutant, Slip};
+use super::world::{MILLI, Violation, World};
+use quorate_protocol_mutants::mutation;
+
+/// What a history led to.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// The first check that failed.
+    pub violation: Option<Violation>,
+    /// Simulated time.
+    pub micros: u64,
+    /// Hash of everything that happened.
+    pub trace: u64,
+    /// How much happened.
+    pub activity: Activity,
+}
+
+/// Counts that tell whether a simulation does enough.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Activity {
+    /// Epochs that came to serve.
+    pub epochs: u64,
+    /// Operations whose outcome a client knows.
+    pub operations: u64,
+    /// Times that a log was trimmed.
+    pub trims: u64,
+    /// Snapshots installed on a peer.
+    pub installs: u64,
+    /// Pieces of a log read from its file.
+    pub file_reads: u64,
+    /// View changes that led to another configuration than the first.
+    pub changes: u64,
+    /// Records that stopped reading.
+    pub damages: u64,
+    /// Disks lost.
+    pub wipes: u64,
+}
+
+impl Activity {
+    /// Adds up.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            epochs,
+            operations,
+            trims,
+            installs,
+            file_reads,
+            changes,
+            damages,
+            wipes,
+        } = other;
+        self.epochs += epochs;
+        self.operations += operations;
+        self.trims += trims;
+        self.installs += installs;
+        self.file_reads += file_reads;
+        self.changes += changes;
+        self.damages += damages;
+        self.wipes += wipes;
+    }
+}
+
+/// Without faults, a group serves again within this time, whatever happened before.
+const LIVENESS: u64 = 60_000 * MILLI;
+/// Operations that have to succeed before a group counts as serving again.
+const ENOUGH: u64 = 20;
+
+/// Simulated milliseconds of faults in a history, unless somebody wants it otherwise.
+pub const LENGTH_MILLIS: u64 = 4_000;
+
+/// What a history is made of, beside its seed.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Simulated milliseconds of faults.
+    pub length_millis: u64,
+    /// A rule that is taken away.
+    pub mutant: Option<Mutant>,
+    /// Judge by what clients saw and by the end only, not by the invariants at every step.
+    pub clients_only: bool,
+    /// Say everything that happens.
+    pub verbose: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            length_millis: LENGTH_MILLIS,
+            mutant: None,
+            clients_only: false,
+            verbose: false,
+        }
+    }
+}
+
+/// Runs the history of a seed.
+///
+/// # Panics
+/// If an assertion of the core fails.
+#[must_use]
+pub fn run(seed: u64, options: &Options) -> History {
+    let (broken, slip) = match &options.mutant {
+        Some(Mutant::Core(mutation)) => (Some(*mutation), None),
+        Some(Mutant::Runtime(slip)) => (None, Some(*slip)),
+        None => (None, None),
+    };
+    mutation::set(broken);
+    let history = run_with(seed, slip, options);
+    mutation::set(None);
+    history
+}
+
+fn run_with(seed: u64, slip: Option<Slip>, options: &Options) -> History {
+    let mut world = World::new(seed, slip, options.clients_only, options.verbose);
+    world.say(|| format!("{:#?}", world.profile));
+    world.run_until(150 * MILLI, |_| false);
+    world.faults = true;
+    world.run_until((150 + options.length_millis) * MILLI, |_| false);
+    if world.violation.is_none() {
+        world.settle();
+    }
+    let ledger = &world.ledger;
+    let violation = world.violation.take().or_else(|| ledger.linearizable());
+    History {
+        violation,
+        micros: world.now,
+        trace: world.trace,
+        activity: Activity {
+            epochs: ledger.served,
+            operations: ledger.answered,
+            trims: ledger.trims,
+            installs: ledger.installs,
+            file_reads: ledger.file_reads,
+            changes: ledger.changes,
+            damages: ledger.damages,
+            wipes: ledger.wipes,
+        },
+    }
+}
+
+impl World {
+    /// The faults end: the group has to serve again, and all its members to agree.
+    fn settle(&mut self) {
+        self.heal();
+        let (since, healed) = (self.ledger.answered, self.now);
+        let serves = |world: &Self| world.ledger.answered >= since + ENOUGH && !world.lacks_a_member();
+        if !self.run_until(healed + LIVENESS, serves) {
+            self.violate_liveness("the group serves again when the faults end");
+            return;
+        }
+        self.ledger.closed = true;
+        if !self.run_until(self.now + LIVENESS, Self::is_whole) {
+            self.violate_liveness("all logs agree in the end");
+            return;
+        }
+        self.look_at_the_end();
+    }
+
+    fn violate_liveness(&mut self, check: &'static str) {
+        let members: Vec<String> = self.hosts.iter().map(super::host::Host::outline).collect();
+        self.violate(check, || members.join("; "));
+    }
+
+    pub(super) fn lacks_a_member(&self) -> bool {
+        self.latest()
+            .is_none_or(|c| c.members().iter().any(|member| self.wiped.contains(&member.incarnation)))
+    }
+
+    /// One primary, and every member has what it has, durably.
+    fn is_whole(&self) -> bool {
+        if self.clients.iter().any(|client| !client.is_idle()) {
+            return false;
+        }
+        let mut serving = self.hosts.iter().filter_map(|host| host.replica()).filter(|r| r.serving());
+        let (Some(primary), None) = (serving.next(), serving.next()) else {
+            return false;
+        };
+        let Some((_, configuration)) = primary.configuration() else {
+            return false;
+        };
+        configuration.members().iter().all(|member| {
+            let host = &self.hosts[member.ordinal as usize];
+            let last = primary.log().last();
+            host.incarnation == member.incarnation
+                && host.replica().is_some_and(|replica| {
+                    replica.log().last() == last && replica.commit() == last.id.index && replica.durable() == last.id.index
+                })
+        })
+    }
+
+    /// Every member holds the same state, and every acknowledged write is in the log.
+    fn look_at_the_end(&mut self) {
+        let Some(primary) = self.hosts.iter().find(|host| host.serving()) else {
+            return;
+        };
+        let Some((_, configuration)) = primary.replica().and_then(|replica| replica.configuration().cloned()) else {
+            return;
+        };
+        let Some(registers) = primary.process.as_ref().map(|process| process.registers) else {
+            return;
+        };
+        for member in configuration.members() {
+            let other = self.hosts[member.ordinal as usize]
+                .process
+                .as_ref()
+                .map(|process| process.registers);
+            if other != Some(registers) {
+                let ordinal = member.ordinal;
+                self.violate("all states agree in the end", || {
+                    format!("n{ordinal}: {other:?} instead of {registers:?}")
+                });
+                return;
+            }
+        }
+        let lost = self.ledger.lost();
+        if !lost.is_empty() {
+            self.violate("every acknowledged write is in the log", || format!("{lost:?}"));
+            if let Some(violation) = &mut self.violation {
+                violation.lost = lost.len();
+            }
+            return;
+        }
+        for (key, (value, _)) in registers.into_iter().enumerate() {
+            self.ledger.histories[key].push(Operation {
+                called: self.now + 1,
+                returned: self.now + 2,
+                did: Did::Saw(value),
+            });
+        }
+    }
+}

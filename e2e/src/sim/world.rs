@@ -1,0 +1,303 @@
+//! One simulated group: machines, network, clients and drivers on one clock, all from one seed.
+//!
+//! Whatever happens is an event in one queue, ordered by time and then by number; every choice is drawn from one generator.
+//! The same seed therefore gives the same history, and [`World::trace`] is a hash of it. Times are microseconds.
+
+use super::clients::Client;
+use super::drivers::Pilot;
+use super::faults::Profile;
+use super::host::{Host, Input};
+use super::ledger::Ledger;
+use super::mutants::Slip;
+use super::network::{Link, Message};
+use quorate_api::{Configuration, Incarnation, Member};
+use quorate_protocol_mutants::Session;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Microseconds in a millisecond.
+pub(super) const MILLI: u64 = 1_000;
+
+/// Why a history is wrong: which check says so, and what it saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The check.
+    pub check: &'static str,
+    /// What it saw.
+    pub detail: String,
+    /// Acknowledged writes that are gone.
+    pub lost: usize,
+}
+
+/// Something that happens.
+pub(super) enum What {
+    /// On a machine, in one life of its process: dropped if that process is gone.
+    Local(usize, u64, Input),
+    /// A sync of a machine's log ends.
+    Synced {
+        host: usize,
+        life: u64,
+        generation: u64,
+        index: u64,
+    },
+    /// Something arrives.
+    Arrive(Message),
+    /// An end of a link hears that it is gone. True: the end that dialled.
+    LinkGone(Session, bool),
+    /// A machine that was stopped starts again.
+    Start(usize),
+    /// A frozen machine goes on.
+    Thaw(usize),
+    /// Time passes on a machine, for its core.
+    Tick(usize, u64),
+    /// A machine looks for links that it lacks.
+    Dial(usize, u64),
+    /// A driver repeats what was not answered, settles or ends.
+    Pilot(usize),
+    /// A client goes on, unless it did since: the number says when.
+    Client(usize, u64),
+    /// The operator looks.
+    Operator,
+    /// The next fault.
+    Fault,
+    /// Two-way or one-way silence ends.
+    Heal(u64),
+}
+
+struct Scheduled {
+    at: u64,
+    number: u64,
+    what: What,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.number) == (other.at, other.number)
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// See the module.
+pub(super) struct World {
+    pub(super) rng: SmallRng,
+    pub(super) profile: Profile,
+    /// A mistake that the simulated runtime makes.
+    pub(super) slip: Option<Slip>,
+    pub(super) now: u64,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    scheduled: u64,
+    /// Whether faults happen.
+    pub(super) faults: bool,
+    pub(super) hosts: Vec<Host>,
+    pub(super) links: BTreeMap<Session, Link>,
+    pub(super) next_session: u64,
+    /// From, to: nothing arrives. The number says which cut made it.
+    pub(super) silent: BTreeMap<(usize, usize), u64>,
+    pub(super) cuts: u64,
+    pub(super) pilots: Vec<Pilot>,
+    /// Which driver waits on a session for the answer of which machine.
+    pub(super) asked: BTreeMap<Session, (usize, usize)>,
+    pub(super) clients: Vec<Client>,
+    pub(super) next_operation: u64,
+    pub(super) ledger: Ledger,
+    /// Every configuration that was ever proposed.
+    pub(super) configurations: Vec<Configuration>,
+    /// Incarnations whose disk is gone.
+    pub(super) wiped: BTreeSet<Incarnation>,
+    pub(super) next_incarnation: u128,
+    /// What the operator saw committed last, and when it saw more.
+    pub(super) progress: usize,
+    pub(super) silent_since: u64,
+    pub(super) snapshots: Vec<Arc<super::disk::Snapshot>>,
+    pub(super) violation: Option<Violation>,
+    /// A hash of everything that happened.
+    pub(super) trace: u64,
+    /// See [`super::history::Options::clients_only`].
+    pub(super) clients_only: bool,
+    pub(super) verbose: bool,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, slip: Option<Slip>, clients_only: bool, verbose: bool) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let profile = Profile::draw(&mut rng);
+        let mut world = Self {
+            rng,
+            slip,
+            now: 0,
+            queue: BinaryHeap::new(),
+            scheduled: 0,
+            faults: false,
+            hosts: Vec::new(),
+            links: BTreeMap::new(),
+            next_session: 1,
+            silent: BTreeMap::new(),
+            cuts: 0,
+            pilots: Vec::new(),
+            asked: BTreeMap::new(),
+            clients: Vec::new(),
+            next_operation: 1,
+            ledger: Ledger::default(),
+            configurations: Vec::new(),
+            wiped: BTreeSet::new(),
+            next_incarnation: 1,
+            progress: 0,
+            silent_since: 0,
+            snapshots: Vec::new(),
+            violation: None,
+            trace: seed,
+            clients_only,
+            verbose,
+            profile,
+        };
+        let (replicas, write, read) = world.profile.group;
+        for ordinal in 0..replicas + world.profile.spares {
+            let incarnation = world.draw_incarnation();
+            world.hosts.push(Host::new(ordinal, incarnation));
+        }
+        let members = world.hosts[..replicas].iter().map(Host::member).collect();
+        let first = Configuration::new(members, write, read).expect("the profile's quorums are valid");
+        for host in 0..world.hosts.len() {
+            world.start(host);
+        }
+        world.bootstrap(first);
+        for number in 0..world.profile.clients {
+            world.clients.push(Client::new());
+            let at = world.within(5 * MILLI);
+            world.schedule(at, What::Client(number, 0));
+        }
+        world.schedule(20 * MILLI, What::Operator);
+        world.schedule(50 * MILLI, What::Fault);
+        world
+    }
+
+    pub(super) fn draw_incarnation(&mut self) -> Incarnation {
+        let incarnation = Incarnation(Uuid::from_u128(self.next_incarnation << 96));
+        self.next_incarnation += 1;
+        incarnation
+    }
+
+    /// A random time below `bound`, at least one.
+    pub(super) fn within(&mut self, bound: u64) -> u64 {
+        use rand::RngExt;
+        self.rng.random_range(1..=bound.max(1))
+    }
+
+    pub(super) fn schedule(&mut self, after: u64, what: What) {
+        self.scheduled += 1;
+        self.queue.push(Reverse(Scheduled {
+            at: self.now + after,
+            number: self.scheduled,
+            what,
+        }));
+    }
+
+    pub(super) fn violate(&mut self, check: &'static str, detail: impl FnOnce() -> String) {
+        if self.violation.is_none() {
+            self.violation = Some(Violation {
+                check,
+                detail: detail(),
+                lost: 0,
+            });
+        }
+    }
+
+    /// For whoever replays a seed.
+    pub(super) fn say(&self, text: impl FnOnce() -> String) {
+        if self.verbose {
+            eprintln!("{:>9.3} {}", self.now as f64 / 1e3, text());
+        }
+    }
+
+    /// Adds to the hash of the history.
+    pub(super) fn note(&mut self, numbers: &[u64]) {
+        for number in numbers {
+            self.trace = (self.trace ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23);
+        }
+    }
+
+    /// Lets everything happen up to a time, or to the first violation, or until `done`.
+    pub(super) fn run_until(&mut self, end: u64, done: impl Fn(&Self) -> bool) -> bool {
+        loop {
+            if self.clients_only {
+                self.violation = None;
+            }
+            if self.violation.is_some() {
+                return false;
+            }
+            if done(self) {
+                return true;
+            }
+            if self.queue.peek().is_none_or(|Reverse(next)| next.at > end) {
+                return false;
+            }
+            let Some(Reverse(next)) = self.queue.pop() else { return false };
+            self.now = next.at;
+            self.happen(next.what);
+        }
+    }
+
+    fn happen(&mut self, what: What) {
+        let (kind, about) = match &what {
+            What::Local(host, ..) => (1, *host as u64),
+            What::Synced { host, .. } => (2, *host as u64),
+            What::Arrive(message) => (3, message.to() as u64),
+            What::LinkGone(session, _) => (4, session.0),
+            What::Start(host) => (5, *host as u64),
+            What::Thaw(host) => (6, *host as u64),
+            What::Tick(host, _) => (7, *host as u64),
+            What::Dial(host, _) => (8, *host as u64),
+            What::Pilot(number) => (9, *number as u64),
+            What::Client(number, _) => (10, *number as u64),
+            What::Operator => (11, 0),
+            What::Fault => (12, 0),
+            What::Heal(cut) => (13, *cut),
+        };
+        self.note(&[self.now, kind, about]);
+        match what {
+            What::Local(host, life, input) => self.local(host, life, input),
+            What::Synced {
+                host,
+                life,
+                generation,
+                index,
+            } => self.synced(host, life, generation, index),
+            What::Arrive(message) => self.arrive(message),
+            What::LinkGone(session, dialler) => self.link_gone(session, dialler),
+            What::Start(host) => self.start(host),
+            What::Thaw(host) => self.thaw(host),
+            What::Tick(host, life) => self.tick(host, life),
+            What::Dial(host, life) => self.dial(host, life),
+            What::Pilot(number) => self.pilot(number),
+            What::Client(number, turn) => self.client(number, turn),
+            What::Operator => self.operator(),
+            What::Fault => self.fault(),
+            What::Heal(cut) => self.silent.retain(|_, made| *made != cut),
+        }
+    }
+
+    /// The members' name for a machine.
+    pub(super) fn member(&self, host: usize) -> Member {
+        self.hosts[host].member()
+    }
+
+    pub(super) fn new_session(&mut self) -> Session {
+        let session = Session(self.next_session);
+        self.next_session += 1;
+        session
+    }
+}

@@ -1,0 +1,92 @@
+//! A bounded part of the simulation; `make sim` runs as much as one likes.
+
+use quorate_e2e::sim::mutants::{self, Mutant};
+use quorate_e2e::sim::{Activity, Options, history};
+use quorate_protocol_mutants::mutation::Mutation;
+
+/// Histories of the first seeds: about half a minute of one core.
+const HISTORIES: u64 = 1_500;
+/// Histories that the tests give each mutant. Most die in the first few.
+const MUTANT_HISTORIES: u64 = 1_000;
+
+#[test]
+fn histories_under_faults_break_no_rule() {
+    let (mut activity, mut broken) = (Activity::default(), Vec::new());
+    for seed in 0..HISTORIES {
+        let history = history::run(seed, &Options::default());
+        activity.add(&history.activity);
+        if let Some(violation) = history.violation {
+            println!(
+                "seed {seed}: {}: {}\n  Replay: make sim SEED={seed}",
+                violation.check, violation.detail
+            );
+            broken.push((seed, violation.check));
+        }
+    }
+    assert_eq!(broken, []);
+    println!("{HISTORIES} histories: {activity:?}");
+    let Activity {
+        epochs,
+        operations,
+        trims,
+        installs,
+        file_reads,
+        changes,
+        damages,
+        wipes,
+    } = activity;
+    let least = [
+        (epochs, 15_000),
+        (operations, 200_000),
+        (trims, 10_000),
+        (installs, 1_500),
+        (file_reads, 10_000),
+        (changes, 6_000),
+        (damages, 1_000),
+        (wipes, 1_500),
+    ];
+    assert!(
+        least.iter().all(|(done, least)| done >= least),
+        "the simulation does too little: {least:?}"
+    );
+}
+
+#[test]
+fn the_same_seed_gives_the_same_history_and_another_seed_another() {
+    let traces = |seed| history::run(seed, &Options::default()).trace;
+    let first: Vec<u64> = (500..510).map(traces).collect();
+    let again: Vec<u64> = (500..510).map(traces).collect();
+    assert_eq!(first, again);
+    let distinct: std::collections::BTreeSet<&u64> = first.iter().collect();
+    assert_eq!(distinct.len(), first.len());
+}
+
+#[test]
+fn a_rule_that_is_taken_away_is_missed() {
+    let alive: Vec<&str> = mutants::ALL
+        .iter()
+        .filter(|(name, mutant)| {
+            let mutant = Some(*mutant);
+            let options = Options {
+                mutant,
+                ..Options::default()
+            };
+            let death = mutants::hunt(&options, 0, MUTANT_HISTORIES);
+            println!("{name}: {death:?}");
+            death.is_none()
+        })
+        .map(|(name, _)| *name)
+        .collect();
+    assert_eq!(alive, [] as [&str; 0]);
+}
+
+#[test]
+fn what_clients_saw_convicts_a_stale_read_without_any_look_inside() {
+    let options = Options {
+        mutant: Some(Mutant::Core(Mutation::ConfirmBeforeRead)),
+        clients_only: true,
+        ..Options::default()
+    };
+    let death = mutants::hunt(&options, 0, MUTANT_HISTORIES).expect("stale reads are seen");
+    assert_eq!(death.killed_by, "linearizability", "{death:?}");
+}
