@@ -1,6 +1,6 @@
 //! Rules of this crate that a test can take away, to see which check notices.
 //!
-//! In this crate the only question, [`active`], is constantly false, and nothing can make it true. The switch exists only
+//! In this crate the only question, `active`, is constantly false, and nothing can make it true. The switch exists only
 //! under `cfg(mutants)`, which the crate `quorate-protocol-mutants` sets when it compiles this source a second time, for
 //! the simulation.
 
