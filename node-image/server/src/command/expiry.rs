@@ -68,7 +68,7 @@ fn conditions(call: &Call<'_, '_>) -> Result<Conditions, Refusal> {
             "XX" => conditions.present = true,
             "GT" => conditions.later = true,
             "LT" => conditions.earlier = true,
-            other => return Err(format!("ERR Unsupported option {other}").into()),
+            _ => return Err(format!("ERR Unsupported option {}", String::from_utf8_lossy(&call.args[at])).into()),
         }
     }
     let Conditions {
@@ -87,8 +87,8 @@ fn conditions(call: &Call<'_, '_>) -> Result<Conditions, Refusal> {
 }
 
 fn expire_by(call: &mut Call<'_, '_>, unit: Unit) -> Done {
-    let value = call.integer(2)?;
     let conditions = conditions(call)?;
+    let value = call.integer(2)?;
     let invalid = || Refusal::from(format!("ERR invalid expire time in '{}' command", call.command.name));
     let expiry = deadline(value, unit, call.now()).ok_or_else(invalid)?;
     let key = &call.args[1];

@@ -1,6 +1,6 @@
 //! What the node tells about itself and about its commands.
 
-use super::call::{Call, Done, Refusal, SYNTAX, parse_integer};
+use super::call::{Call, Done, Refusal, parse_integer};
 use super::table::{COMMANDS, Command, Keys, Kind, by_name};
 use super::{Class, NodeView, Outcome, keys};
 use std::fmt::Write as _;
@@ -146,6 +146,7 @@ pub(super) fn config(call: &mut Call<'_, '_>) -> Done {
             call.reply.ok();
             Ok(())
         }
+        ("GET", _) => Err("ERR wrong number of arguments for 'config|get' command".into()),
         ("SET" | "REWRITE", _) => Err("ERR CONFIG is read only: change the ReplicatedStore instead".into()),
         _ => Err(call.unknown_subcommand()),
     }
@@ -264,6 +265,9 @@ pub(super) fn command(call: &mut Call<'_, '_>) -> Done {
         ("GETKEYS", 3..) => {
             let args = &call.args[2..];
             let command = by_name(&args[0]).ok_or("ERR Invalid command specified")?;
+            if !command.takes(args.len()) {
+                return Err("ERR Invalid number of arguments specified for command".into());
+            }
             let positions: Vec<usize> = command
                 .keys
                 .positions(args)
@@ -274,7 +278,7 @@ pub(super) fn command(call: &mut Call<'_, '_>) -> Done {
                 call.reply.bulk(&args[at]);
             }
         }
-        ("GETKEYS", _) => return Err(SYNTAX),
+        ("GETKEYS", _) => return Err("ERR wrong number of arguments for 'command|getkeys' command".into()),
         _ => return Err(call.unknown_subcommand()),
     }
     Ok(())

@@ -181,7 +181,12 @@ pub(super) fn object(call: &mut Call<'_, '_>) -> Done {
         call.reply.bulk(b"OBJECT (ENCODING|FREQ|IDLETIME|REFCOUNT) <key>");
         return Ok(());
     }
-    let key = call.args.get(2).ok_or_else(|| call.wrong_arguments())?;
+    if !matches!(word.as_str(), "ENCODING" | "REFCOUNT" | "IDLETIME" | "FREQ") {
+        return Err(call.unknown_subcommand());
+    }
+    let [_, _, key] = call.args else {
+        return Err(format!("ERR wrong number of arguments for 'object|{}' command", word.to_ascii_lowercase()).into());
+    };
     let Some(item) = call.item(key) else {
         call.reply.null();
         return Ok(());
@@ -195,8 +200,7 @@ pub(super) fn object(call: &mut Call<'_, '_>) -> Done {
     match word.as_str() {
         "ENCODING" => call.reply.bulk(encoding),
         "REFCOUNT" => call.reply.integer(1),
-        "IDLETIME" | "FREQ" => call.reply.integer(0),
-        _ => return Err(call.unknown_subcommand()),
+        _ => call.reply.integer(0),
     }
     Ok(())
 }

@@ -81,6 +81,12 @@ pub fn execute(context: &mut Context<'_>, session: &mut ClientSession, args: &[B
     let begin = out.len();
     let result = match table::find(args) {
         Ok(command) => dispatch(command, context, session, args, out),
+        // A malformed EXEC ends the transaction: the client believes that it did.
+        Err(refusal) if args[0].eq_ignore_ascii_case(b"exec") => {
+            session.end_transaction();
+            let reason = refusal.strip_prefix("ERR ").unwrap_or(&refusal);
+            Err(format!("EXECABORT Transaction discarded because of: {reason}").into())
+        }
         Err(refusal) => {
             session.abort_transaction();
             Err(refusal)
@@ -122,6 +128,10 @@ fn dispatch(
 ) -> Result<Outcome, Refusal> {
     if context.password.is_some() && !session.authenticated && !command.before_auth {
         return Err("NOAUTH Authentication required.".into());
+    }
+    if session.in_transaction() && command.outside_transactions {
+        session.abort_transaction();
+        return Err("ERR Command not allowed inside a transaction".into());
     }
     let admitted = admit(command, context, session, args);
     if session.in_transaction() && !command.ends_queueing {

@@ -23,6 +23,8 @@ pub(super) struct Transaction {
     pub(super) queued: Vec<Queued>,
     pub(super) bytes: usize,
     pub(super) slot: Option<u16>,
+    /// Its commands have keys of several slots: EXEC says so.
+    pub(super) crosses: bool,
     pub(super) aborted: bool,
 }
 
@@ -98,6 +100,12 @@ impl ClientSession {
         }
     }
 
+    /// Nothing is queued or watched any more.
+    pub(super) fn end_transaction(&mut self) {
+        self.transaction = None;
+        self.watched.clear();
+    }
+
     /// Keeps a command for EXEC.
     pub(super) fn queue(
         &mut self,
@@ -112,12 +120,7 @@ impl ClientSession {
             transaction.aborted = true;
             return Err("ERR the transaction is too large".into());
         }
-        if let (Some(slot), Some(other)) = (slot, transaction.slot)
-            && slot != other
-        {
-            transaction.aborted = true;
-            return Err("CROSSSLOT Keys in request don't hash to the same slot".into());
-        }
+        transaction.crosses |= slot.is_some() && transaction.slot.is_some() && slot != transaction.slot;
         transaction.slot = transaction.slot.or(slot);
         transaction.bytes += bytes;
         // Copied: a slice would keep the whole input of the connection alive.

@@ -5,6 +5,8 @@ use super::expiry::{Unit, deadline};
 use crate::keyspace::NEVER;
 use bytes::Bytes;
 
+/// Longest reply of a command that gives many values.
+const MAX_REPLY: usize = 64 << 20;
 const TOO_LONG: Refusal = Refusal::Borrowed("ERR string exceeds maximum allowed size (16 MiB)");
 
 pub(super) fn get(call: &mut Call<'_, '_>) -> Done {
@@ -39,31 +41,35 @@ enum OnlyIf {
 }
 
 fn set_options(call: &Call<'_, '_>) -> Result<SetOptions, Refusal> {
-    let mut options = SetOptions::default();
+    let (mut options, mut time) = (SetOptions::default(), None);
     let mut at = 3;
     while at < call.args.len() {
         let word = call.word(at);
         match word.as_str() {
-            "NX" | "XX" | "IFEQ" if options.only_if.is_some() => return Err(SYNTAX),
-            "NX" => options.only_if = Some(OnlyIf::Absent),
-            "XX" => options.only_if = Some(OnlyIf::Present),
-            "IFEQ" => {
+            "NX" if matches!(options.only_if, None | Some(OnlyIf::Absent)) => options.only_if = Some(OnlyIf::Absent),
+            "XX" if matches!(options.only_if, None | Some(OnlyIf::Present)) => options.only_if = Some(OnlyIf::Present),
+            "IFEQ" if options.only_if.is_none() => {
                 at += 1;
                 options.only_if = Some(OnlyIf::Equal(call.args.get(at).ok_or(SYNTAX)?.clone()));
             }
             "GET" => options.get = true,
-            "KEEPTTL" | "EX" | "PX" | "EXAT" | "PXAT" if options.keep_ttl || options.expiry.is_some() => return Err(SYNTAX),
-            "KEEPTTL" => options.keep_ttl = true,
+            "KEEPTTL" if time.is_none() => options.keep_ttl = true,
             "EX" | "PX" | "EXAT" | "PXAT" => {
                 at += 1;
-                if at >= call.args.len() {
+                let unit = Unit::of_option(&word);
+                // The same option twice is allowed: the last one counts.
+                if at >= call.args.len() || options.keep_ttl || time.is_some_and(|(before, _)| before != unit) {
                     return Err(SYNTAX);
                 }
-                options.expiry = Some(positive_deadline(call, call.integer(at)?, Unit::of_option(&word))?);
+                time = Some((unit, at));
             }
             _ => return Err(SYNTAX),
         }
         at += 1;
+    }
+    // Only now: options that do not fit together are told before a time that cannot be.
+    if let Some((unit, at)) = time {
+        options.expiry = Some(positive_deadline(call, call.integer(at)?, unit)?);
     }
     Ok(options)
 }
@@ -103,7 +109,12 @@ pub(super) fn set(call: &mut Call<'_, '_>) -> Done {
     }
     if holds {
         let kept = if options.keep_ttl { current } else { None };
-        call.put(key, value, options.expiry.or(kept).unwrap_or(NEVER));
+        let expiry = options.expiry.or(kept).unwrap_or(NEVER);
+        if expiry > call.now() {
+            call.put(key, value, expiry);
+        } else {
+            call.delete(key);
+        }
     }
     Ok(())
 }
@@ -150,17 +161,24 @@ pub(super) fn getdel(call: &mut Call<'_, '_>) -> Done {
 
 pub(super) fn getex(call: &mut Call<'_, '_>) -> Done {
     let word = call.word(2);
-    let expiry = match (word.as_str(), call.args.len()) {
-        ("", 2) => None,
-        ("PERSIST", 3) => Some(NEVER),
-        ("EX" | "PX" | "EXAT" | "PXAT", 4) => Some(positive_deadline(call, call.integer(3)?, Unit::of_option(&word))?),
+    let timed = match (word.as_str(), call.args.len()) {
+        ("", 2) | ("PERSIST", 3) => false,
+        ("EX" | "PX" | "EXAT" | "PXAT", 4) => true,
         _ => return Err(SYNTAX),
     };
+    let Some(current) = call.item(&call.args[1]).map(|item| item.expiry) else {
+        call.reply.null();
+        return Ok(());
+    };
+    let expiry = match word.as_str() {
+        "" => current,
+        _ if timed => positive_deadline(call, call.integer(3)?, Unit::of_option(&word))?,
+        _ => NEVER,
+    };
     reply_old(call, &call.args[1]);
-    let current = call.item(&call.args[1]).map(|item| item.expiry);
-    if let (Some(expiry), Some(current)) = (expiry, current)
-        && expiry != current
-    {
+    if expiry <= call.now() {
+        call.delete(&call.args[1]);
+    } else if expiry != current {
         call.set_expiry(&call.args[1], expiry);
     }
     Ok(())
@@ -168,8 +186,16 @@ pub(super) fn getex(call: &mut Call<'_, '_>) -> Done {
 
 pub(super) fn mget(call: &mut Call<'_, '_>) -> Done {
     call.reply.array(call.args.len() - 1);
+    let begin = call.reply.buffer().len();
     for key in &call.args[1..] {
-        reply_old(call, key);
+        let item = call.context.keyspace.get(call.slot, key, call.context.clock_millis);
+        match item.map(|item| &item.value) {
+            Some(crate::keyspace::Value::String(bytes)) => call.reply.bulk(bytes),
+            None => call.reply.null(),
+        }
+        if call.reply.buffer().len() - begin > MAX_REPLY {
+            return Err("ERR the reply is too large: ask for fewer keys at once".into());
+        }
     }
     Ok(())
 }
@@ -297,21 +323,70 @@ fn add(call: &mut Call<'_, '_>, increment: i64) -> Done {
     Ok(())
 }
 
+/// Digits after the point that numbers keep.
+const DECIMALS: usize = 17;
+
+/// A plain decimal number, times ten to the power of [`DECIMALS`].
+fn scaled(text: &[u8]) -> Option<i128> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let plain = whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit());
+    if !plain || whole.len() + fraction.len() == 0 || whole.len() > 20 || fraction.len() > DECIMALS {
+        return None;
+    }
+    let value: i128 = format!("{whole}{fraction:0<DECIMALS$}").parse().ok()?;
+    Some(if negative { -value } else { value })
+}
+
+/// The exact sum of two plain decimal numbers: 0.1 and 0.2 are 0.3. None for numbers that are too long, or written otherwise.
+fn decimal_sum(a: &[u8], b: &[u8]) -> Option<String> {
+    let sum = scaled(a)?.checked_add(scaled(b)?)?;
+    let digits = format!("{:0>width$}", sum.unsigned_abs(), width = DECIMALS + 1);
+    let (whole, fraction) = digits.split_at(digits.len() - DECIMALS);
+    let text = format!("{whole}.{fraction}");
+    let sign = if sum < 0 { "-" } else { "" };
+    Some(format!("{sign}{}", text.trim_end_matches('0').trim_end_matches('.')))
+}
+
 pub(super) fn incrbyfloat(call: &mut Call<'_, '_>) -> Done {
     let increment = parse_float(&call.args[2]).ok_or(NOT_A_FLOAT)?;
-    let (text, expiry) = current(call, &call.args[1]);
-    let value = if text.is_empty() && call.item(&call.args[1]).is_none() {
-        0.0
-    } else {
-        parse_float(&text).ok_or(NOT_A_FLOAT)?
-    };
-    let sum = value + increment;
+    let (mut text, expiry) = current(call, &call.args[1]);
+    if call.item(&call.args[1]).is_none() {
+        text = b"0".to_vec();
+    }
+    let sum = parse_float(&text).ok_or(NOT_A_FLOAT)? + increment;
     if !sum.is_finite() {
         return Err("ERR increment would produce NaN or Infinity".into());
     }
-    // The shortest text that reads back as the same number: what became of it is in the effect, so replicas agree.
-    let text = format!("{sum}");
+    // What became of it is in the effect, so replicas agree.
+    let text = decimal_sum(&text, &call.args[2]).unwrap_or_else(|| format!("{sum}"));
     call.put(&call.args[1], text.as_bytes(), expiry);
     call.reply.bulk(text.as_bytes());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decimal_sum;
+
+    #[test]
+    fn decimal_numbers_add_up_exactly() {
+        for (a, b, sum) in [
+            ("0.1", "0.2", Some("0.3")),
+            ("-3", "2.936", Some("-0.064")),
+            ("5", "-5", Some("0")),
+            ("10", "-0", Some("10")),
+            ("9223372036854775807", "1", Some("9223372036854775808")),
+            (".5", "5.", Some("5.5")),
+            ("1e3", "1", None),
+            ("0.123456789012345678", "1", None),
+            ("", "1", None),
+        ] {
+            assert_eq!(decimal_sum(a.as_bytes(), b.as_bytes()).as_deref(), sum, "{a} {b}");
+        }
+    }
 }

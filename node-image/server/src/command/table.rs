@@ -86,7 +86,20 @@ pub(super) struct Command {
     pub(super) before_auth: bool,
     /// Runs at once inside MULTI.
     pub(super) ends_queueing: bool,
+    /// Refused inside MULTI.
+    pub(super) outside_transactions: bool,
     pub(super) run: fn(&mut Call<'_, '_>) -> Done,
+}
+
+impl Command {
+    /// Whether it may have so many arguments, its name included.
+    pub(super) fn takes(&self, arguments: usize) -> bool {
+        if self.arity < 0 {
+            arguments >= self.arity.unsigned_abs()
+        } else {
+            arguments == self.arity.unsigned_abs()
+        }
+    }
 }
 
 const fn plain(name: &'static str, arity: isize, run: fn(&mut Call<'_, '_>) -> Done) -> Command {
@@ -98,6 +111,7 @@ const fn plain(name: &'static str, arity: isize, run: fn(&mut Call<'_, '_>) -> D
         grows: false,
         before_auth: false,
         ends_queueing: false,
+        outside_transactions: false,
         run,
     }
 }
@@ -233,11 +247,14 @@ pub(super) static COMMANDS: &[Command] = &[
     read("expiretime", 2, Keys::ONE, expiry::expiretime),
     read("pexpiretime", 2, Keys::ONE, expiry::pexpiretime),
     // transactions
-    control("multi", 1, transaction::multi),
+    Command {
+        outside_transactions: true,
+        ..plain("multi", 1, transaction::multi)
+    },
     control("exec", 1, transaction::exec),
     control("discard", 1, transaction::discard),
     Command {
-        ends_queueing: true,
+        outside_transactions: true,
         ..read("watch", -2, Keys::ALL, transaction::watch)
     },
     plain("unwatch", 1, transaction::unwatch),
@@ -263,12 +280,11 @@ pub(super) fn find(args: &[Bytes]) -> Result<&'static Command, Refusal> {
     let Some(command) = by_name(&args[0]) else {
         return Err(unknown(args).into());
     };
-    let fits = if command.arity < 0 {
-        args.len() >= command.arity.unsigned_abs()
+    if command.takes(args.len()) {
+        Ok(command)
     } else {
-        args.len() == command.arity.unsigned_abs()
-    };
-    if fits { Ok(command) } else { Err(wrong_arguments(command.name)) }
+        Err(wrong_arguments(command.name))
+    }
 }
 
 fn unknown(args: &[Bytes]) -> String {

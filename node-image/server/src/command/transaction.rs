@@ -9,9 +9,6 @@ use super::{Class, Outcome, admit, run};
 use crate::resp::Writer;
 
 pub(super) fn multi(call: &mut Call<'_, '_>) -> Done {
-    if call.session.in_transaction() {
-        return Err("ERR MULTI calls can not be nested".into());
-    }
     call.session.transaction = Some(Transaction::default());
     call.reply.ok();
     Ok(())
@@ -27,9 +24,6 @@ pub(super) fn discard(call: &mut Call<'_, '_>) -> Done {
 }
 
 pub(super) fn watch(call: &mut Call<'_, '_>) -> Done {
-    if call.session.in_transaction() {
-        return Err("ERR WATCH inside MULTI is not allowed".into());
-    }
     let version = call.context.keyspace.version(call.slot);
     if !call.session.watched.iter().any(|(slot, _)| *slot == call.slot) {
         call.session.watched.push((call.slot, version));
@@ -51,6 +45,9 @@ pub(super) fn exec(call: &mut Call<'_, '_>) -> Done {
     let watched = std::mem::take(&mut call.session.watched);
     if transaction.aborted {
         return Err("EXECABORT Transaction discarded because of previous errors.".into());
+    }
+    if transaction.crosses {
+        return Err("CROSSSLOT Keys in request don't hash to the same slot".into());
     }
     if !watched.is_empty() && !call.context.view.serving {
         return Err(call.context.view.elsewhere(watched[0].0).into());
