@@ -167,6 +167,9 @@ fn admit(command: &Command, context: &Context<'_>, session: &ClientSession, args
     if !view.serving && !stale {
         return Err(view.elsewhere(slot.unwrap_or(0)).into());
     }
+    if command.kind == Kind::Write && view.disk_full {
+        return Err("MISCONF The disk of this node is full: writes are refused until there is room. The command changed nothing".into());
+    }
     if command.grows && view.max_memory > 0 && context.keyspace.memory_bytes() >= view.max_memory {
         return Err("OOM command not allowed when used memory > 'maxmemory'.".into());
     }

@@ -38,6 +38,8 @@ pub struct NodeView {
     pub stale_reads: bool,
     /// Bytes of data beyond which writes that need memory are refused; 0 for none.
     pub max_memory: u64,
+    /// The disk has no room for more of the log: writes are refused.
+    pub disk_full: bool,
     /// The store's name.
     pub store: String,
     /// Connected clients.

@@ -305,6 +305,7 @@ impl Node {
         if self.pending.len() > MAX_PENDING_BYTES {
             self.propose_pending();
         }
+        self.view.disk_full = self.parts.reader.is_full();
         let (clock_millis, pending_index) = (self.clock(), self.parts.replica.last().index + 1);
         run(&mut Context {
             keyspace: &mut self.parts.keyspace,
@@ -368,7 +369,8 @@ impl Node {
 
     /// Time passed.
     pub fn tick(&mut self) {
-        if self.parts.replica.serving() && self.may_execute() {
+        self.view.disk_full = self.parts.reader.is_full();
+        if self.parts.replica.serving() && self.may_execute() && !self.view.disk_full {
             let (clock, index) = (self.clock(), self.parts.replica.last().index + 1);
             let mut change = Change {
                 effects: &mut self.pending,
@@ -631,7 +633,7 @@ impl Node {
             terminating: self.handing_over,
             keys: self.parts.keyspace.len(),
             memory_bytes: self.parts.keyspace.memory_bytes(),
-            writes_refused: None,
+            writes_refused: self.view.disk_full.then(|| "the disk is full".to_owned()),
         }
     }
 

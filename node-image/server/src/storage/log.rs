@@ -16,14 +16,19 @@ use quorate_api::{Entry, EntryId, Epoch, Position};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 pub(super) const MAGIC: [u8; 8] = *b"qlog0002";
 /// Bytes before the first record.
 pub(super) const SEGMENT_HEADER_LEN: usize = 56;
 /// Bytes before the entry of a record.
 pub(super) const RECORD_HEADER_LEN: usize = 12;
+
+/// Between two attempts to find room for the next segment.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// Sizes.
 #[derive(Clone, Copy, Debug)]
@@ -79,13 +84,32 @@ pub struct Log {
     last: Position,
     durable: u64,
     buffer: BytesMut,
-    ahead: Option<JoinHandle<Result<(), StorageError>>>,
+    ahead: Option<Ahead>,
+    /// There is no room for the next segment.
+    full: Arc<AtomicBool>,
+}
+
+/// The thread that fills the next segment's file.
+#[derive(Debug)]
+struct Ahead {
+    thread: JoinHandle<bool>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Ahead {
+    /// Ends the thread; true if the file is ready.
+    fn finish(self) -> bool {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.thread().unpark();
+        self.thread.join().unwrap_or(false)
+    }
 }
 
 /// Reads the log beside its writer. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct LogReader {
     index: Index,
+    full: Arc<AtomicBool>,
 }
 
 impl Log {
@@ -106,6 +130,7 @@ impl Log {
             durable: last.id.index,
             buffer: BytesMut::new(),
             ahead: None,
+            full: Arc::default(),
         };
         if recovered.damage.is_none() {
             // What stands behind the last record is torn: it must not be there when something else is written before it.
@@ -126,6 +151,7 @@ impl Log {
     pub fn reader(&self) -> LogReader {
         LogReader {
             index: Arc::clone(&self.index),
+            full: Arc::clone(&self.full),
         }
     }
 
@@ -246,7 +272,7 @@ impl Log {
         let first = self.last.id.index + 1;
         let (ahead, path) = (self.directory.join("ahead"), self.directory.join(format!("{first:020}.log")));
         let ready = match self.ahead.take() {
-            Some(thread) => thread.join().is_ok_and(|made| made.is_ok()),
+            Some(ahead) => ahead.finish(),
             None => false,
         };
         let needed = self.options.segment_bytes.max(SEGMENT_HEADER_LEN as u64 + bytes);
@@ -274,22 +300,37 @@ impl Log {
         Ok(())
     }
 
-    /// Fills the file of the next segment while this one is written.
+    /// Fills the file of the next segment while this one is written, trying again while there is no room.
     fn prepare_ahead(&mut self) {
-        let (ahead, bytes) = (self.directory.join("ahead"), self.options.segment_bytes);
-        self.ahead = std::thread::Builder::new()
-            .name("log-ahead".into())
-            .spawn(move || prepare(&ahead, bytes))
-            .ok();
+        let (path, bytes, full) = (self.directory.join("ahead"), self.options.segment_bytes, Arc::clone(&self.full));
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let fill = move || loop {
+            let made = prepare(&path, bytes);
+            if let Err(error) = &made
+                && !full.swap(true, Ordering::Relaxed)
+            {
+                tracing::error!(%error, "no room for the next segment of the log: writes are refused");
+            }
+            if made.is_ok() {
+                full.store(false, Ordering::Relaxed);
+                return true;
+            }
+            if stopped.load(Ordering::Relaxed) {
+                return false;
+            }
+            std::thread::park_timeout(RETRY);
+        };
+        let thread = std::thread::Builder::new().name("log-ahead".into()).spawn(fill).ok();
+        self.ahead = thread.map(|thread| Ahead { thread, stop });
     }
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
         // The next log in this directory must not find a thread that still fills a file.
-        if let Some(thread) = self.ahead.take() {
-            // Whether it could fill it is of no interest any more.
-            let _ = thread.join();
+        if let Some(ahead) = self.ahead.take() {
+            ahead.finish();
         }
     }
 }
@@ -324,6 +365,12 @@ impl LogReader {
             next += 1;
         }
         Ok(position.map(|position| (position, entries)))
+    }
+
+    /// True while there is no room for the next segment: the current one still takes what is under way.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// Bytes of the entries after `index`.
@@ -432,8 +479,17 @@ pub(super) fn decode_header(bytes: &[u8]) -> Option<(u64, Position)> {
     Some((number(8)?, prev))
 }
 
-/// Writes a file of zeros, so that a later sync has only data to write.
+/// Writes a file of zeros, so that a later sync has only data to write. One that did not fit leaves its room to others.
 fn prepare(path: &Path, bytes: u64) -> Result<(), StorageError> {
+    let made = try_prepare(path, bytes);
+    if made.is_err() {
+        // The next attempt overwrites what is left.
+        let _ = std::fs::remove_file(path);
+    }
+    made
+}
+
+fn try_prepare(path: &Path, bytes: u64) -> Result<(), StorageError> {
     let file = File::options()
         .create(true)
         .truncate(true)
