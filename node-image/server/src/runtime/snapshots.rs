@@ -133,6 +133,13 @@ impl Snapshots {
         self.sending.remove(&session);
     }
 
+    /// A transfer has ended. Another one to the same member may have begun meanwhile: that one stays.
+    fn end_transfer(&mut self, session: Session) {
+        if self.sending.get(&session).is_some_and(|sending| sending.acks.is_closed()) {
+            self.sending.remove(&session);
+        }
+    }
+
     /// Only a primary sends.
     pub fn stop_sending(&mut self) {
         self.sending.clear();
@@ -367,7 +374,7 @@ pub async fn serve(shared: Rc<Shared>, mut requests: UnboundedReceiver<Session>)
         spawn_local(async move {
             let outcome = send(&shared, session).await;
             let mut node = shared.node.borrow_mut();
-            node.snapshots.forget(session);
+            node.snapshots.end_transfer(session);
             match outcome {
                 Ok(Delivery::Installed) => node.step(Event::SnapshotDelivered(session)),
                 Ok(Delivery::Abandoned) => {}
