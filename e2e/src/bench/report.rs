@@ -47,7 +47,9 @@ impl Comparison {
     pub fn row(&self) -> Row {
         let rates = |runs: &[Measurement]| -> Vec<f64> { runs.iter().map(|run| run.per_second.round()).collect() };
         let (ours, theirs) = (rates(&self.ours), rates(&self.theirs));
-        let ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
+        // A round in which a peer did nothing says nothing about how much faster ours is.
+        let rounds = ours.iter().zip(&theirs).filter(|(_, theirs)| **theirs > 0.0);
+        let ratios: Vec<f64> = rounds.map(|(ours, theirs)| ours / theirs).collect();
         let ratio = median(&ratios).map(|ratio| (ratio * 1000.0).round() / 1000.0);
         Row {
             name: self.name.clone(),
