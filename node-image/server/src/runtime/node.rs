@@ -15,7 +15,7 @@ use crate::restore::load_snapshot;
 use crate::storage::{Log, LogReader, Superblock};
 use bytes::BytesMut;
 use quorate_api::wire::{NodeAddresses, Reply, Request};
-use quorate_api::{Entry, EntryBody, EntryId, Epoch, Incarnation, Member, NodeRole, NodeStatus, Position, ReplicaId};
+use quorate_api::{Entry, EntryBody, EntryId, Epoch, Incarnation, Member, NodeRole, NodeStatus, Position, PrimaryView, ReplicaId};
 use quorate_protocol::{Effect, Event, HardState, Replica, Session};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -42,6 +42,8 @@ pub struct Stored {
     pub hard: HardState,
 }
 
+/// A primary that sent nothing for so long, five heartbeats, is no place to send clients to.
+const SILENT_MILLIS: u64 = 500;
 /// Replies that wait longer than this are given up: the client hears that the outcome is not known.
 const MAX_WAIT_MILLIS: u64 = 5_000;
 
@@ -451,7 +453,7 @@ impl Node {
         let outline = Outline {
             role: replica.role(),
             promised: replica.promised(),
-            primary: replica.primary_view(0).map(|view| (view.incarnation, view.connected)),
+            primary: replica.primary_view(self.now()).map(|view| (view.incarnation, is_heard(&view))),
             configuration: replica.configuration().map(|(id, _)| *id),
             links: replica.link_count(),
             damaged: replica.damaged(),
@@ -573,7 +575,7 @@ impl Node {
 
     fn refresh_view(&mut self) {
         let replica = &self.parts.replica;
-        let primary = replica.primary_view(0);
+        let primary = replica.primary_view(self.now());
         let members = replica
             .configuration()
             .map_or(&[][..], |(_, configuration)| configuration.members());
@@ -586,7 +588,7 @@ impl Node {
                 up: incarnation == self.parts.stored.id.incarnation || replica.linked(incarnation),
             })
         };
-        self.view.primary_heard = primary.as_ref().is_some_and(|view| view.connected);
+        self.view.primary_heard = primary.as_ref().is_some_and(is_heard);
         let primary = primary.map(|view| view.incarnation);
         self.view.me = endpoint(self.parts.stored.id.incarnation).expect("a node knows its own address");
         // Clients that ask for the map while no primary is known are told the last one: they come back to ask again.
@@ -648,6 +650,11 @@ impl Node {
         self.push(session, reply);
         self.kick();
     }
+}
+
+/// Whether clients may be sent to this primary: a connection that stands says little of one that hangs.
+fn is_heard(primary: &PrimaryView) -> bool {
+    primary.connected && primary.heard_millis_ago <= SILENT_MILLIS
 }
 
 /// The name of a member in CLUSTER NODES: 40 hexadecimal digits, of which 32 are its incarnation.
