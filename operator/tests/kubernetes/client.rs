@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// A node that does not answer in this time is left for another one.
+/// A node that does not answer a writer in this time is left for another one.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// One connection.
@@ -17,10 +17,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn open(address: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    pub(crate) fn open(address: SocketAddr, patience: Duration) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, patience)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
         Ok(Self {
             stream: BufReader::new(stream),
         })
@@ -116,7 +116,7 @@ fn write(nodes: &[SocketAddr], stop: &AtomicBool, account: &std::sync::Mutex<Acc
     let mut number = 0;
     while !stop.load(Ordering::Relaxed) {
         if connection.is_none() {
-            connection = Connection::open(nodes[target]).ok();
+            connection = Connection::open(nodes[target], PATIENCE).ok();
         }
         let reply = connection
             .as_mut()
@@ -148,7 +148,7 @@ fn write(nodes: &[SocketAddr], stop: &AtomicBool, account: &std::sync::Mutex<Acc
 
 /// Numbers that were acknowledged and are not readable with their value.
 pub(crate) fn lost(account: &Account, primary: SocketAddr) -> Vec<u64> {
-    let mut connection = Connection::open(primary).unwrap();
+    let mut connection = Connection::open(primary, crate::machines::PATIENCE).unwrap();
     let numbers = account.acknowledged.iter().map(|(number, _)| *number);
     numbers
         .filter(|number| connection.ask(&["GET", &format!("n{number}")]).unwrap() != number.to_string())
