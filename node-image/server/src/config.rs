@@ -66,13 +66,13 @@ pub struct NodeArgs {
     #[arg(long, env = "QUORATE_MAX_MEMORY", default_value_t = 0)]
     pub max_memory: u64,
     /// Bytes of a log segment.
-    #[arg(long, env = "QUORATE_SEGMENT_BYTES", default_value_t = 64 << 20)]
+    #[arg(long, env = "QUORATE_SEGMENT_BYTES", default_value_t = 32 << 20)]
     pub segment_bytes: u64,
     /// Bytes of log above the last snapshot at which the next one is taken.
-    #[arg(long, env = "QUORATE_SNAPSHOT_LOG_BYTES", default_value_t = 256 << 20)]
+    #[arg(long, env = "QUORATE_SNAPSHOT_LOG_BYTES", default_value_t = 128 << 20)]
     pub snapshot_log_bytes: u64,
     /// Bytes of log kept before the last snapshot, so that a member that was away for a moment needs no snapshot.
-    #[arg(long, env = "QUORATE_LOG_KEEP_BYTES", default_value_t = 64 << 20)]
+    #[arg(long, env = "QUORATE_LOG_KEEP_BYTES", default_value_t = 32 << 20)]
     pub log_keep_bytes: u64,
     /// Bytes a second at which snapshots are written, and sent to a member; 0 for no limit.
     #[arg(long, env = "QUORATE_SNAPSHOT_BYTES_PER_SECOND", default_value_t = 100 << 20)]

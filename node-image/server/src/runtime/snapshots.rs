@@ -34,7 +34,7 @@ const WINDOW_BYTES: u64 = 4 * SNAPSHOT_CHUNK_LEN as u64;
 /// A receiver that acknowledges nothing for so long is taken as gone. While it loads a snapshot it acknowledges every second.
 const STALLED: Duration = Duration::from_secs(30);
 /// The log may grow to this many times its usual bound for the sake of a member that still reads from it.
-const MAX_LOG_FACTOR: u64 = 4;
+const MAX_LOG_FACTOR: u64 = 2;
 
 /// How much, and how fast.
 #[derive(Clone, Copy, Debug)]
