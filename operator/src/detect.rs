@@ -101,10 +101,8 @@ fn judge_by_itself(status: &NodeStatus, highest: quorate_api::Epoch, votes: &Vot
         NodeRole::Follower | NodeRole::Blank if votes.follow > 0 && status.promised == highest => Verdict::Activating { primary },
         NodeRole::Follower | NodeRole::Blank => lost("the last primary serves no more".to_owned()),
         NodeRole::Primary => {
-            let reached = status.peers.iter().filter(|peer| alive(peer, suspect_after)).count();
-            let wanted = quorum.write.max(quorum.read) as usize - 1;
-            // A primary that was just made has not told of its members yet.
-            if reached >= wanted || status.peers.is_empty() {
+            let (reached, wanted) = (reached(status, suspect_after), wanted(quorum));
+            if !is_cut_off(status, quorum, suspect_after) {
                 return Verdict::Serving { primary, heard: true };
             }
             if votes.lost >= quorum.fence() as usize {
@@ -119,6 +117,21 @@ fn judge_by_itself(status: &NodeStatus, highest: quorate_api::Epoch, votes: &Vot
             }
         }
     }
+}
+
+/// Whether a primary reaches too few members to acknowledge anything. One that was just made has not told of them yet.
+#[must_use]
+pub fn is_cut_off(status: &NodeStatus, quorum: Quorum, suspect_after: Duration) -> bool {
+    status.role == NodeRole::Primary && !status.peers.is_empty() && reached(status, suspect_after) < wanted(quorum)
+}
+
+fn reached(status: &NodeStatus, suspect_after: Duration) -> usize {
+    status.peers.iter().filter(|peer| alive(peer, suspect_after)).count()
+}
+
+/// Other members that a primary needs.
+fn wanted(quorum: Quorum) -> usize {
+    quorum.write.max(quorum.read) as usize - 1
 }
 
 /// The primary is not heard: its members vote.

@@ -8,7 +8,7 @@
 //! quorum in reach, none while the members hear a primary that only the operator has lost, none in Manual mode or before the
 //! minimum interval is over · either the primary serves or a condition says what it waits for.
 
-use crate::detect::{Verdict, highest_promise, judge};
+use crate::detect::{Verdict, highest_promise, is_cut_off, judge};
 use crate::observe::{Health, Observed, group};
 use crate::publish::Roles;
 use crate::report::{notes, report};
@@ -139,6 +139,8 @@ pub struct ViewChange {
     pub from: Option<String>,
     /// A replica that is about to stop: not to be chosen while another one is as good.
     pub avoid: Option<Incarnation>,
+    /// The primary, if it is heard but cut off from its members: not to be asked.
+    pub leave_out: Option<Incarnation>,
     /// How long the operator had not heard that primary.
     pub silence: Option<Duration>,
     /// What its driver has to know.
@@ -304,6 +306,7 @@ fn first(seen: &Observation<'_>, memory: &Memory) -> (Phase, Option<ViewChange>)
         reason: "starting the first epoch".to_owned(),
         from: None,
         avoid: None,
+        leave_out: None,
         silence: None,
         known: Known::of(members, memory.highest),
     };
@@ -380,10 +383,23 @@ fn lost(seen: &Observation<'_>, memory: &Memory, primary: Option<Incarnation>, r
         reason: reason.to_owned(),
         from: from.map(|member| member.pod.clone()),
         avoid: members.iter().find(|member| leaving(member)).and_then(Observed::incarnation),
+        leave_out: from.and_then(|primary| cut_off(seen, primary)),
         silence: from.and_then(|member| member.heard).map(|heard| now.duration_since(heard)),
         known: Known::of(members, memory.highest),
     };
     (phase, Some(change))
+}
+
+/// The primary, if it is cut off from its members and those that are in reach are enough without it.
+fn cut_off(seen: &Observation<'_>, primary: &Observed) -> Option<Incarnation> {
+    let limit = seen.settings.suspect_after;
+    let (members, quorum) = group(seen.members, seen.settings.quorum);
+    let status = primary.fresh(seen.now, limit)?;
+    let others = members
+        .iter()
+        .filter(|member| member.pod != primary.pod && member.fresh(seen.now, limit).is_some());
+    let enough = others.count() >= quorum.fence() as usize;
+    (enough && is_cut_off(status, quorum, limit)).then_some(status.id.incarnation)
 }
 
 fn leaving(member: &Observed) -> bool {

@@ -23,6 +23,9 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+/// Changes of a store within this time are one. It bounds what happens when something else, such as an operator of another
+/// version, undoes every change: each would answer the other at once, for ever.
+const DEBOUNCE: Duration = Duration::from_millis(250);
 /// Stores reconciled at the same time.
 const CONCURRENCY: u16 = 16;
 /// Stores that are gone are looked for this often.
@@ -140,7 +143,7 @@ async fn lead(args: &OperatorArgs, client: Client, metrics: Metrics) -> anyhow::
         .applied_objects()
         .predicate_filter(predicates::generation, PredicateConfig::default());
     let controller = Controller::for_stream(specs, reader.clone())
-        .with_config(Config::default().concurrency(CONCURRENCY))
+        .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .owns_stream(changes(api::<PartialObjectMeta<StatefulSet>>(&client, namespace), managed.clone()))
         .owns_stream(changes(api::<PartialObjectMeta<Service>>(&client, namespace), managed.clone()))
         .owns_stream(changes(api::<PartialObjectMeta<PodDisruptionBudget>>(&client, namespace), managed));

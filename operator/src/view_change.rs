@@ -91,7 +91,7 @@ pub async fn carry_out(
             Ok(drive(driver, &token, &change.known.live, DEADLINE).await?)
         }
         None => {
-            let driver = Driver::keep(epoch, change.known.configurations, change.avoid);
+            let driver = Driver::keep(epoch, change.known.configurations, change.avoid).leaving_out(change.leave_out);
             Ok(drive(driver, &token, &change.known.live, DEADLINE).await?)
         }
     }

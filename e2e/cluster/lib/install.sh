@@ -68,5 +68,5 @@ install() {
 }
 
 uninstall() {
-    in_network helm uninstall "${1:-quorate}" --namespace quorate-system --wait --timeout 60s >/dev/null
+    in_network helm uninstall "${1:-quorate}" --namespace quorate-system --ignore-not-found --wait --timeout 60s >/dev/null 2>&1
 }

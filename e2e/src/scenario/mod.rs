@@ -97,6 +97,7 @@ pub fn run(args: Args) -> Result<()> {
         bail!("there is no scenario {unknown:?}: `make e2e-list` lists them");
     }
     let lab = Lab::new("lab")?;
+    operator::sweep(&lab)?;
     // Pods of an earlier run have an earlier image, and keep it until somebody deletes them.
     lab.remove()?;
     let mut seed = seed.unwrap_or_else(|| rand::random::<u32>().into());

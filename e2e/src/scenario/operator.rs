@@ -37,6 +37,14 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
+/// Removes a second operator that an interrupted run left behind.
+///
+/// # Errors
+/// If it stays.
+pub(super) fn sweep(lab: &Lab) -> Result<()> {
+    lab.cluster.script(&["uninstall", SECOND]).map(drop)
+}
+
 fn down(lab: &Lab, seed: u64) -> Result<Option<Measured>> {
     let mut trial = Trial::begin(lab, seed)?;
     let pids = lab.cluster.pids(&lab.namespace, &trial.primary.name)?;
@@ -82,6 +90,6 @@ fn two(lab: &Lab, seed: u64) -> Result<Option<Measured>> {
         trial.replace_primary_pod()?;
         trial.end().map(Some)
     });
-    lab.cluster.script(&["uninstall", SECOND])?;
+    sweep(lab)?;
     outcome
 }

@@ -96,6 +96,7 @@ pub struct Driver {
     proposal: Proposal,
     bootstrap: bool,
     avoid: Option<Incarnation>,
+    left_out: Option<Incarnation>,
     /// With the epoch that each is known from; [`Epoch::ZERO`] if the caller only said it.
     configurations: Vec<(Epoch, Configuration)>,
     /// The latest epoch whose start an answer showed to be committed.
@@ -138,6 +139,7 @@ impl Driver {
             proposal,
             bootstrap,
             avoid,
+            left_out: None,
             configurations: Vec::new(),
             in_force_since: Epoch::ZERO,
             asked: BTreeSet::new(),
@@ -149,6 +151,14 @@ impl Driver {
             driver.learn(epoch, configuration);
         }
         driver
+    }
+
+    /// Does not ask this member: a primary that its members do not reach, but the driver does. Its log may be the longest;
+    /// chosen again, it could commit nothing. Any V_f others fence as well as it would.
+    #[must_use]
+    pub fn leaving_out(mut self, member: Option<Incarnation>) -> Self {
+        self.left_out = member;
+        self
     }
 
     /// The epoch of this view change.
@@ -319,7 +329,7 @@ impl Driver {
         };
         let mut effects = Vec::new();
         for member in self.configurations.iter().flat_map(|(_, configuration)| configuration.members()) {
-            if self.asked.insert(member.incarnation) {
+            if Some(member.incarnation) != self.left_out && self.asked.insert(member.incarnation) {
                 effects.push(DriverEffect::Fence(member.clone(), request.clone()));
             }
         }
@@ -505,6 +515,24 @@ mod tests {
                 configuration: c
             })]
         );
+    }
+
+    #[test]
+    fn a_primary_that_is_left_out_is_neither_fenced_nor_chosen() {
+        let c = configuration(&[0, 1, 2], 2, 2);
+        let mut driver = Driver::keep(epoch(7), vec![c.clone()], None).leaving_out(Some(incarnation(0)));
+        assert_eq!(asked(&driver.requests()), [1, 2]);
+        assert_eq!(
+            driver.on_fence_answer(answer(1, epoch(7), entry(3, 8), std::slice::from_ref(&c))),
+            [],
+            "one is no fence, whoever is left out"
+        );
+        let effects = driver.on_fence_answer(answer(2, epoch(7), entry(3, 7), std::slice::from_ref(&c)));
+        assert!(
+            matches!(&effects[..], [DriverEffect::Activate(m, _)] if m.ordinal == 1),
+            "{effects:?}"
+        );
+        assert_eq!(driver.requests(), [], "not later either");
     }
 
     #[test]

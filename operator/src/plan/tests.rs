@@ -122,6 +122,24 @@ fn a_dead_primary_is_replaced_at_once_and_only_once() {
 }
 
 #[test]
+fn a_primary_that_is_cut_off_from_its_members_is_left_out_of_the_fence() {
+    let mut world = World::of(well);
+    for peer in &mut status(&mut world.members[0]).peers {
+        peer.connected = false;
+    }
+    for member in &mut world.members[1..] {
+        loses_primary(member);
+    }
+    assert_eq!(world.plan().start.unwrap().leave_out, Some(incarnation(0)));
+    unheard(&mut world.members[2]);
+    assert_eq!(
+        world.plan().start.and_then(|change| change.leave_out),
+        None,
+        "the one that is left could not fence"
+    );
+}
+
+#[test]
 fn blank_replicas_are_bootstrapped_once_all_are_there() {
     let mut world = World::of(blanks);
     let last = world.members.pop().unwrap();
@@ -439,7 +457,7 @@ prop_compose! {
             world.told = plan(&World::of(well).seen(world.now), &world.memory).status;
         }
         if driving {
-            let change = ViewChange { first: None, reason: "r".to_owned(), from: None, avoid: None, silence: None, known: Known::of(&world.members, 0) };
+            let change = ViewChange { first: None, reason: "r".to_owned(), from: None, avoid: None, leave_out: None, silence: None, known: Known::of(&world.members, 0) };
             world.begin(change);
         }
         world
