@@ -55,7 +55,8 @@ pub enum Event {
         /// Position before the first entry; None if the log does not reach back so far any more.
         read: Option<(Position, Vec<Arc<Entry>>)>,
     },
-    /// The whole snapshot reached the peer and is installed there.
+    /// The whole snapshot reached the peer and is installed there, or was not needed any more. If neither can be, the
+    /// connection has to be closed: until then nothing else is sent to that peer.
     SnapshotDelivered(Session),
     /// A snapshot was received whole, verified and made durable.
     SnapshotReceived {
@@ -66,7 +67,9 @@ pub enum Event {
         /// The clock of the log there.
         timestamp_millis: u64,
     },
-    /// A snapshot of this replica's own state is durable, and the log before it was given back.
+    /// A snapshot of this replica's own state is durable, and the log up to here, at most up to the snapshot, was given
+    /// back. Only what is committed may be in a snapshot: a primary's state runs ahead of its commit index, so that a copy
+    /// of it waits, and is dropped if entries in it are cut off.
     LogTrimmed(Position),
     /// Time passed. Expected every few tens of milliseconds.
     Tick,

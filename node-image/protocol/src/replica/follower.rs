@@ -252,7 +252,7 @@ impl Replica {
     ) {
         // Entries held beyond the snapshot may have been acknowledged: a snapshot of a prefix of this log replaces nothing.
         let held = self.log.id_at(position.id.index) == Some(position.id) && !mutation::active(Mutation::SnapshotReplacesLongerLog);
-        if matches!(self.role, Role::Primary(_)) || position.id.index <= self.commit && !self.damaged() || held {
+        if matches!(self.role, Role::Primary(_)) || position.id.index <= self.commit || held {
             return;
         }
         self.log = LogView::new(position, Some(configuration), timestamp_millis.max(self.log.clock()));
@@ -264,7 +264,6 @@ impl Replica {
             follower.owes_ack = false;
         }
         out.push(Effect::InstallSnapshot(position));
-        self.commit = self.commit.min(position.id.index);
         self.commit_through(position.id.index, out);
     }
 
