@@ -1,5 +1,6 @@
 //! One history from its seed: a group is bootstrapped, lives through faults, is left in peace, and has to be whole again.
 
+use super::host::Process;
 use super::linearize::{Did, Operation};
 use super::mutants::{Mutant, Slip};
 use super::world::{MILLI, Violation, World};
@@ -171,6 +172,10 @@ impl World {
     /// One primary, and every member has what it has, durably.
     fn is_whole(&self) -> bool {
         if self.clients.iter().any(|client| !client.is_idle()) {
+            return false;
+        }
+        // A command that came after its client gave up may have been executed, and not proposed yet.
+        if self.hosts.iter().filter_map(|host| host.process.as_ref()).any(Process::has_pending) {
             return false;
         }
         let mut serving = self.hosts.iter().filter_map(|host| host.replica()).filter(|r| r.serving());

@@ -394,6 +394,10 @@ impl World {
 }
 
 impl Process {
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     fn propose_pending(&mut self, now: u64) {
         if !self.pending.is_empty() && self.replica.serving() {
             let effects = encode(&std::mem::take(&mut self.pending));
