@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# test.sh [check|unit|e2e]: every check and every test, or some of them. Fails loudly, and prints how many tests ran.
+# test.sh [check|unit|sim|e2e]: every check and every test, or some of them. Fails loudly, and prints how many tests ran.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RUSTDOCFLAGS="-D warnings"
@@ -52,6 +52,11 @@ unit() {
     count=$((count + passed))
 }
 
+sim() {
+    step "simulation"
+    $CLUSTER e2e sim --minutes "${SIM_MINUTES:-2}"
+}
+
 e2e() {
     step "a cluster"
     if ! $CLUSTER status >/dev/null 2>&1; then
@@ -67,14 +72,15 @@ e2e() {
 }
 
 case ${1:-all} in
-    check | unit | e2e) "$1" ;;
+    check | unit | sim | e2e) "$1" ;;
     all)
         check
         unit
+        sim
         e2e
         ;;
     *)
-        echo "usage: test.sh [check|unit|e2e]" >&2
+        echo "usage: test.sh [check|unit|sim|e2e]" >&2
         exit 2
         ;;
 esac
