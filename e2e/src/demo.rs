@@ -40,23 +40,10 @@ pub fn run() -> Result<()> {
     timeline(&primary, &next, &measured);
     writes(&measured)?;
 
-    step("kubectl get rstore,pods");
-    print!(
-        "{}",
-        lab.cluster
-            .kubectl(
-                &[
-                    "-n",
-                    &lab.namespace,
-                    "get",
-                    "rstore,pods",
-                    "-l",
-                    "app.kubernetes.io/instance=example"
-                ],
-                ""
-            )
-            .or_else(|_| lab.cluster.kubectl(&["-n", &lab.namespace, "get", "rstore,pods"], ""))?
-    );
+    for kinds in ["rstore", "pods"] {
+        step(&format!("kubectl get {kinds}"));
+        print!("{}", lab.cluster.kubectl(&["-n", &lab.namespace, "get", kinds], "")?);
+    }
     reach(&lab)
 }
 

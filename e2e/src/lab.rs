@@ -178,11 +178,16 @@ impl Lab {
         })
     }
 
-    /// Waits until a condition holds, and every replica is in step.
+    /// Waits until the store says that it is Ready, and the kubelet that its pods are.
     ///
     /// # Errors
     /// If it does not within `patience`.
     pub fn await_ready(&self, patience: Duration) -> Result<ReplicatedStoreStatus> {
+        self.until("all pods are ready", patience, || {
+            let wanted = self.get()?.spec.replicas_per_shard;
+            let ready = self.pods_unready()?.iter().filter(|pod| is_ready(pod)).count();
+            Ok(i32::try_from(ready).is_ok_and(|ready| ready == wanted).then_some(()))
+        })?;
         self.await_status("the store is Ready", patience, |status| holds(status, "Ready"))
     }
 
