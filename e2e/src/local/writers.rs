@@ -1,7 +1,7 @@
 //! Writers that remember what was acknowledged to them, for a test to look for afterwards.
 //!
 //! Each writer owns its keys and overwrites them in turn with growing numbers, following the primary by itself. A write is
-//! acknowledged, refused (it did not happen) or unknown (it may have). [`Writers::check`] reads every key: what it finds
+//! acknowledged, refused (it did not happen) or unknown (it may have). [`Written::check`] reads every key: what it finds
 //! must be the last acknowledged number or a later one of unknown outcome.
 
 use super::process::loopback;

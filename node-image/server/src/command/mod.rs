@@ -1,6 +1,6 @@
 //! Commands: looked up, checked, executed on the key space, and their replies printed.
 //!
-//! The way of a command: [`execute`] finds it in the [`table`], checks arity, authentication, slot and owner, queues it
+//! The way of a command: [`execute`] finds it in the command table, checks arity, authentication, slot and owner, queues it
 //! inside MULTI, or runs its handler. A handler reads and changes the key space and writes its reply; what it changed
 //! is in the effects of the pending log entry. The [`Outcome`] says what has to be true before the reply may leave:
 //! nothing, a confirmed read, or a committed write. Waiting for that is the caller's part.

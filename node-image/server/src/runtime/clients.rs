@@ -6,7 +6,7 @@
 //!
 //! A batch that only reads costs no entry, and one round to the peers serves all that wait for one.
 //!
-//! Memory: a connection holds at most one command of the parser's limit, and about [`MAX_REPLY_BYTES`] of replies; it
+//! Memory: a connection holds at most one command of the parser's limit, and about a megabyte of replies; it
 //! is not read while it does not take them.
 
 use super::Shared;
