@@ -210,8 +210,8 @@ impl World {
         let repairs = self.lacks_a_member() && self.rng.random_ratio(1, 2);
         if self.now > self.silent_since + patience && !repairs {
             let mut known = self.in_play();
-            if known.is_empty() {
-                // Nothing was begun: the first view change may be tried again.
+            if self.hosts.iter().all(|host| host.disk.configurations().is_empty()) {
+                // No epoch start anywhere, whatever was proposed: the first view change is tried again.
                 let epoch = self.fresh_epoch(highest);
                 let first = self.configurations[0].clone();
                 self.run_driver(Driver::bootstrap(epoch, first), OUTSIDE, true);

@@ -215,7 +215,8 @@ impl World {
             let quorum = c.quorum();
             !c.contains(incarnation) || (quorum.write > 1 && quorum.fence_for_change() < quorum.replicas)
         };
-        !damaged && !in_play.is_empty() && !in_play.iter().any(lost) && in_play.iter().chain(self.on_their_way()).all(spares)
+        // Before the first epoch start there is no group: whether other disks may begin one is the operator's to say.
+        !damaged && !self.ledger.committed.is_empty() && !in_play.iter().any(lost) && in_play.iter().chain(self.on_their_way()).all(spares)
     }
 
     /// A machine stops, and a record of its log reads no more.
