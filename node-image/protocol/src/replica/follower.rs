@@ -251,8 +251,9 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) {
         // Entries held beyond the snapshot may have been acknowledged: a snapshot of a prefix of this log replaces nothing.
-        let held = self.log.id_at(position.id.index) == Some(position.id) && !mutation::active(Mutation::SnapshotReplacesLongerLog);
-        if matches!(self.role, Role::Primary(_)) || position.id.index <= self.commit || held {
+        let held = position.id.index <= self.commit || self.log.id_at(position.id.index) == Some(position.id);
+        let held = held && !mutation::active(Mutation::SnapshotReplacesLongerLog);
+        if matches!(self.role, Role::Primary(_)) || held {
             return;
         }
         self.log = LogView::new(position, Some(configuration), timestamp_millis.max(self.log.clock()));
