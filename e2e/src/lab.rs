@@ -33,6 +33,16 @@ pub struct StorePod {
 }
 
 impl StorePod {
+    /// None while it has no address.
+    fn of(pod: &Pod) -> Option<Self> {
+        Some(Self {
+            name: pod.name_any(),
+            uid: pod.uid()?,
+            address: pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?,
+            node: pod.spec.as_ref()?.node_name.clone()?,
+        })
+    }
+
     /// Where its clients connect.
     #[must_use]
     pub fn client(&self) -> SocketAddr {
@@ -197,17 +207,7 @@ impl Lab {
     /// If the API server does not answer.
     pub fn pods(&self) -> Result<Vec<StorePod>> {
         let pods = self.pods_unready()?;
-        let mut found: Vec<StorePod> = pods
-            .iter()
-            .filter_map(|pod| {
-                Some(StorePod {
-                    name: pod.name_any(),
-                    uid: pod.uid()?,
-                    address: pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?,
-                    node: pod.spec.as_ref()?.node_name.clone()?,
-                })
-            })
-            .collect();
+        let mut found: Vec<StorePod> = pods.iter().filter_map(StorePod::of).collect();
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
     }
@@ -286,14 +286,7 @@ impl Lab {
                 .items
                 .iter()
                 .filter(|pod| pod.metadata.deletion_timestamp.is_none())
-                .filter_map(|pod| {
-                    Some(StorePod {
-                        name: pod.name_any(),
-                        uid: pod.uid()?,
-                        address: pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?,
-                        node: pod.spec.as_ref()?.node_name.clone()?,
-                    })
-                })
+                .filter_map(StorePod::of)
                 .collect();
             found.sort_by_key(|pod| Some(&pod.name) != leader.as_ref());
             Ok(found
