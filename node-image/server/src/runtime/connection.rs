@@ -5,7 +5,7 @@ use bytes::{Buf, BytesMut};
 use quorate_api::ReplicaId;
 use quorate_api::auth::{Side, prove, verify};
 use quorate_api::wire::{Challenge, ClientKind, Frame, Hello, NodeAddresses, VERSION, Welcome};
-use quorate_client::connect::{Established, HANDSHAKE_TIMEOUT, nonce, read_frame, write_frame};
+use quorate_client::connect::{Established, HANDSHAKE_TIMEOUT, nonce, read_frame, tune, write_frame};
 use std::cell::RefCell;
 use std::rc::Rc;
 use tokio::io::AsyncWriteExt;
@@ -22,7 +22,7 @@ const MAX_OUTBOX_BYTES: usize = 96 << 20;
 /// When the client does not prove that it knows the token, speaks another version, or takes too long.
 pub async fn accept(stream: TcpStream, token: &[u8], id: ReplicaId, addresses: NodeAddresses) -> anyhow::Result<Established<ClientKind>> {
     tokio::time::timeout(HANDSHAKE_TIMEOUT, async {
-        stream.set_nodelay(true)?;
+        tune(&stream)?;
         let (mut read, mut write) = stream.into_split();
         let mut buffer = BytesMut::with_capacity(64 << 10);
         let server = nonce();
