@@ -7,9 +7,10 @@ mod trial;
 
 pub use trial::{RECOVERS, Timeline, Trial};
 
+use crate::bench::measure::median;
 use crate::cluster::Cannot;
 use crate::lab::Lab;
-use crate::report::{Report, ScenarioReport, Verdict, folder, median};
+use crate::report::{Report, ScenarioReport, Verdict, folder};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::time::Instant;

@@ -229,23 +229,29 @@ fn outcome(result: &Result<Reply, Failure>) -> Outcome {
     }
 }
 
+/// Sets a key to itself, and records what came of it.
+async fn write_once(shared: &Shared, client: &mut Client, name: &str, key: String) -> Outcome {
+    let (node, sent) = (client.node(), shared.now());
+    let result = client.call(&[b"SET", key.as_bytes(), key.as_bytes()]).await;
+    let outcome = outcome(&result);
+    shared.record(Write {
+        client: name.to_owned(),
+        key,
+        node: Some(node),
+        sent,
+        ended: shared.now(),
+        outcome,
+    });
+    outcome
+}
+
 /// Writes key after key. One that did not take effect for certain is tried again; one whose outcome is unknown is left.
 async fn journal(shared: Rc<Shared>, nodes: Vec<SocketAddr>, name: String) {
     let mut client = Client::new(nodes);
     let mut number = 0u64;
     while shared.running() {
         let key = format!("{name}:{number}");
-        let (node, sent) = (client.node(), shared.now());
-        let result = client.call(&[b"SET", key.as_bytes(), key.as_bytes()]).await;
-        let outcome = outcome(&result);
-        shared.record(Write {
-            client: name.clone(),
-            key,
-            node: Some(node),
-            sent,
-            ended: shared.now(),
-            outcome,
-        });
+        let outcome = write_once(&shared, &mut client, &name, key).await;
         if outcome != Outcome::DefinitelyNot {
             number += 1;
         }
@@ -263,17 +269,8 @@ async fn probe(shared: Rc<Shared>, node: SocketAddr, name: String) {
     let mut number = 0u64;
     while shared.running() {
         let key = format!("{name}:{number}");
-        let sent = shared.now();
-        let result = client.call(&[b"SET", key.as_bytes(), key.as_bytes()]).await;
+        write_once(&shared, &mut client, &name, key).await;
         number += 1;
-        shared.record(Write {
-            client: name.clone(),
-            key,
-            node: Some(node),
-            sent,
-            ended: shared.now(),
-            outcome: outcome(&result),
-        });
         tokio::time::sleep(PAUSE).await;
     }
 }
