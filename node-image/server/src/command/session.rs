@@ -78,6 +78,12 @@ impl ClientSession {
         }
     }
 
+    /// Whether it has proved what clients of this store have to prove.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.authenticated
+    }
+
     /// What it may send.
     #[must_use]
     pub fn limits(&self) -> Limits {

@@ -68,11 +68,7 @@ pub enum ProtocolError {
 struct Progress {
     /// Its arguments.
     count: usize,
-    /// Where the first one begins.
-    begin: usize,
-    /// Arguments that are whole.
-    whole: usize,
-    /// Where the next one begins.
+    /// Where the next one begins that is not whole.
     at: usize,
 }
 
@@ -82,6 +78,8 @@ pub struct Parser {
     /// The input is not looked at before it is this long.
     needed: usize,
     progress: Option<Progress>,
+    /// Where the whole arguments are, each with its length.
+    whole: Vec<(usize, usize)>,
 }
 
 impl Parser {
@@ -133,49 +131,43 @@ impl Parser {
                 if count > limits.arguments {
                     return Err(ProtocolError::StrangerMultibulkLength);
                 }
-                Progress {
-                    count,
-                    begin: at,
-                    whole: 0,
-                    at,
-                }
+                self.whole.clear();
+                Progress { count, at }
             }
         };
         // First find the end, then take: an argument that is missing must leave the others in place.
-        while progress.whole < progress.count {
+        while self.whole.len() < progress.count {
             let found = argument(input, progress.at, limits, stranger)?;
             match found {
-                Some(end) if input.len() >= end => {
-                    progress.at = end;
-                    progress.whole += 1;
+                Some((body, length)) if input.len() >= body + length + 2 => {
+                    self.whole.push((body, length));
+                    progress.at = body + length + 2;
                 }
                 incomplete => {
-                    if let Some(end) = incomplete {
-                        self.needed = end;
-                        input.reserve(end - input.len());
+                    if let Some((body, length)) = incomplete {
+                        self.needed = body + length + 2;
+                        input.reserve(self.needed - input.len());
                     }
                     self.progress = Some(progress);
                     return Ok(None);
                 }
             }
         }
-        let Progress { count, begin, at, .. } = progress;
+        let Progress { count, at } = progress;
         let mut command = input.split_to(at).freeze();
-        command.advance(begin);
         args.clear();
-        let mut at = 0;
-        for _ in 0..count {
-            let (length, body) = header(&command, at).ok().flatten().expect("the same bytes were parsed above");
-            let length = usize::try_from(length).expect("checked above");
-            args.push(command.slice(body..body + length));
-            at = body + length + 2;
+        if let Some((&(body, length), before)) = self.whole.split_last() {
+            args.extend(before.iter().map(|&(body, length)| command.slice(body..body + length)));
+            command.truncate(body + length);
+            command.advance(body);
+            args.push(command);
         }
         Ok(Some(count))
     }
 }
 
-/// Where the argument at `at` ends, once its length is there.
-fn argument(input: &[u8], at: usize, limits: Limits, stranger: bool) -> Result<Option<usize>, ProtocolError> {
+/// Where the bytes of the argument at `at` begin, and how many they are, once that is there to read.
+fn argument(input: &[u8], at: usize, limits: Limits, stranger: bool) -> Result<Option<(usize, usize)>, ProtocolError> {
     match input.get(at) {
         None => return Ok(None),
         Some(b'$') => {}
@@ -192,11 +184,10 @@ fn argument(input: &[u8], at: usize, limits: Limits, stranger: bool) -> Result<O
             ProtocolError::BulkLength
         });
     }
-    let end = body + length + 2;
-    if end > limits.command {
+    if body + length + 2 > limits.command {
         return Err(ProtocolError::TooLong);
     }
-    Ok(Some(end))
+    Ok(Some((body, length)))
 }
 
 struct NotANumber;

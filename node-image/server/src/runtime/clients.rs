@@ -11,7 +11,7 @@
 
 use super::Shared;
 use crate::command::{Class, ClientSession, execute, failed_reply};
-use crate::resp::{Parser, Version, Writer};
+use crate::resp::{Limits, Parser, ProtocolError, Version, Writer};
 use bytes::{Bytes, BytesMut};
 use std::rc::Rc;
 use std::time::Duration;
@@ -38,6 +38,43 @@ struct Mark {
     start: usize,
     end: usize,
     class: Class,
+}
+
+/// Commands that are parsed before the first of them executes, so that what they look for is fetched together.
+const LOOK_AHEAD: usize = 16;
+
+/// Whole commands that wait to be executed, in order.
+#[derive(Debug, Default)]
+struct Ahead {
+    commands: [Vec<Bytes>; LOOK_AHEAD],
+    /// How many are there, and how many of them were executed.
+    len: usize,
+    done: usize,
+}
+
+impl Ahead {
+    /// Parses up to `most` commands, when all are executed. An error of the parser is given when those before it are
+    /// executed: it stays at the front of the input.
+    fn fill(&mut self, parser: &mut Parser, input: &mut BytesMut, limits: Limits, most: usize) -> Result<(), ProtocolError> {
+        // Nothing of what was executed is kept alive while the client is silent.
+        self.commands[..self.len].iter_mut().for_each(Vec::clear);
+        (self.len, self.done) = (0, 0);
+        for args in self.commands.iter_mut().take(most) {
+            match parser.next(input, limits, args) {
+                Ok(true) => self.len += 1,
+                Ok(false) => break,
+                Err(error) if self.len == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<&[Bytes]> {
+        let args = self.commands[..self.len].get(self.done)?;
+        self.done += 1;
+        Some(args)
+    }
 }
 
 /// One batch: its replies, and what they wait for.
@@ -119,10 +156,10 @@ async fn serve_client(shared: &Shared, stream: TcpStream) -> std::io::Result<()>
     let mut parser = Parser::new();
     let mut input = BytesMut::with_capacity(READ_BYTES);
     let mut batch = Batch::default();
-    let mut args = Vec::new();
+    let mut ahead = Ahead::default();
     loop {
         wait_for_turn(shared).await;
-        let more = run(shared, &mut session, &mut parser, &mut input, &mut args, &mut batch);
+        let more = run(shared, &mut session, &mut parser, &mut input, &mut ahead, &mut batch);
         if (batch.commit > 0 || batch.read) && !wait_for_commit(shared, &batch).await {
             batch.depose();
         }
@@ -179,21 +216,25 @@ fn run(
     session: &mut ClientSession,
     parser: &mut Parser,
     input: &mut BytesMut,
-    args: &mut Vec<Bytes>,
+    ahead: &mut Ahead,
     batch: &mut Batch,
 ) -> bool {
     batch.begin();
     shared.node.borrow_mut().execute(|context| {
         while batch.out.len() < MAX_REPLY_BYTES && context.effects.len() < MAX_PENDING_BYTES && !batch.close {
-            match parser.next(input, session.limits(), args) {
-                Ok(true) => {}
-                Ok(false) => return false,
-                Err(error) => {
+            if ahead.done == ahead.len {
+                // What a stranger may send changes with the command before it.
+                let most = if session.is_known() { LOOK_AHEAD } else { 1 };
+                if let Err(error) = ahead.fill(parser, input, session.limits(), most) {
                     Writer::new(&mut batch.out, Version::Resp2).error(&format!("ERR {error}"));
                     batch.close = true;
                     return false;
                 }
+                context
+                    .keyspace
+                    .fetch(ahead.commands[..ahead.len].iter().filter_map(|args| args.get(1)));
             }
+            let Some(args) = ahead.next() else { return false };
             let start = batch.out.len();
             let outcome = execute(context, session, args, &mut batch.out);
             batch.close |= outcome.close;
