@@ -41,6 +41,8 @@ pub enum Mutation {
     ActivateWithOtherLog,
     /// A snapshot of a prefix replaces a longer log.
     SnapshotReplacesLongerLog,
+    /// A member forgets proposals by an epoch start that a crash may still take from its log.
+    ForgetBeforeSync,
 }
 
 #[cfg(not(mutants))]

@@ -259,15 +259,22 @@ impl Replica {
         }
         self.commit = commit;
         self.log.forget_configurations(commit);
-        if let Some((start, _)) = self.log.configurations().first()
-            && start.index <= commit
-        {
-            let start = *start;
-            self.hard.proposals.retain(|(epoch, _)| *epoch > start.epoch);
-        }
+        self.forget_proposals();
         self.apply_through(commit, out);
         self.make_good(out);
         self.log.shrink_tail(self.applied.min(self.commit).min(self.durable));
+    }
+
+    /// Forgets proposals up to the last committed epoch start, once that start is durable here: until then a crash can take
+    /// it from this log, and with it the only word of its configuration that a later driver gets from this member.
+    fn forget_proposals(&mut self) {
+        let settled = match mutation::active(Mutation::ForgetBeforeSync) {
+            true => self.commit,
+            false => self.commit.min(self.durable),
+        };
+        if let Some(&(start, _)) = self.log.configurations().iter().rfind(|(start, _)| start.index <= settled) {
+            self.hard.proposals.retain(|(epoch, _)| *epoch > start.epoch);
+        }
     }
 
     /// Ends the damage once this replica holds, durably, what is at least what it lost: the same entries again, or those
@@ -430,5 +437,78 @@ mod tests {
         );
         assert_eq!(reads(&late), 1, "it reads again: {late:?}");
         assert!(!late.iter().any(|effect| matches!(effect, Effect::Send(..))), "{late:?}");
+    }
+    #[test]
+    fn a_proposal_is_remembered_until_the_epoch_start_that_settles_it_is_durable_here() {
+        let mut log = LogView::new(Position::default(), None, 0);
+        log.push(after(log.last(), 1, EntryBody::EpochStart(configuration())));
+        let mut replica = Replica::new(incarnation(0), Settings::default(), HardState::default(), log, 1);
+        let other = (incarnation(1), LINK);
+        step(
+            &mut replica,
+            Event::LinkUp {
+                peer: other.0,
+                session: other.1,
+            },
+        );
+        step(
+            &mut replica,
+            Event::LinkUp {
+                peer: incarnation(2),
+                session: Session(2),
+            },
+        );
+        let target = Configuration::new(configuration().members().to_vec(), 3, 1).expect("a valid test configuration");
+        let proposal = Proposal::Change(target);
+        let fence = |number, proposal: &Proposal| {
+            let request = FenceRequest {
+                epoch: epoch(number),
+                proposal: proposal.clone(),
+            };
+            Event::Request {
+                from: DRIVER,
+                peer: None,
+                request: Request::Fence(request),
+            }
+        };
+        step(&mut replica, fence(2, &proposal));
+        let request = ActivateRequest {
+            epoch: epoch(2),
+            last: replica.last(),
+            configuration: configuration(),
+        };
+        step(
+            &mut replica,
+            Event::Request {
+                from: DRIVER,
+                peer: None,
+                request: Request::Activate(request),
+            },
+        );
+        // The two others hold the epoch start; the own sync is slow.
+        for session in [LINK, Session(2)] {
+            let ack = AppendAck {
+                epoch: epoch(2),
+                durable: 2,
+                round: 0,
+                mismatch: None,
+            };
+            step(&mut replica, Event::AppendAck { session, ack });
+        }
+        assert!(replica.serving());
+        let stored = |effects: &[Effect]| {
+            let hard = effects.iter().find_map(|e| {
+                if let Effect::PersistHardState(hard) = e {
+                    Some(hard.clone())
+                } else {
+                    None
+                }
+            });
+            hard.expect("a promise is made durable").proposals
+        };
+        let slow = stored(&step(&mut replica.clone(), fence(3, &Proposal::Keep)));
+        assert_eq!(slow, [(epoch(2), proposal), (epoch(3), Proposal::Keep)]);
+        step(&mut replica, Event::LogDurable { generation: 0, index: 2 });
+        assert_eq!(stored(&step(&mut replica, fence(3, &Proposal::Keep))), [(epoch(3), Proposal::Keep)]);
     }
 }

@@ -556,6 +556,7 @@ impl Replica {
             return;
         }
         self.durable = self.durable.max(index.min(self.log.last().id.index));
+        self.forget_proposals();
         self.make_good(out);
         self.acknowledge_durable(out);
         self.advance_commit(out);
