@@ -6,7 +6,7 @@ use crate::identity::Incarnation;
 use serde::{Deserialize, Serialize};
 
 /// What a driver wants the next epoch to be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Proposal {
     /// The configuration of the last epoch start in the log of the replica that is chosen.
@@ -16,7 +16,7 @@ pub enum Proposal {
 }
 
 /// Step 2: promise `epoch` and answer what you know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FenceRequest {
     /// The epoch to promise.
@@ -26,7 +26,7 @@ pub struct FenceRequest {
 }
 
 /// What a replica answers to a fence.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FenceAnswer {
     /// Who answers.
@@ -46,7 +46,7 @@ pub struct FenceAnswer {
 }
 
 /// Step 5: serve as the primary of `epoch`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ActivateRequest {
     /// The epoch to serve; this replica must have promised exactly it.

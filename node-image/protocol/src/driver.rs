@@ -82,7 +82,7 @@ pub struct FenceProgress {
     pub missing: Vec<Member>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     Fencing,
     Activating(Member, ActivateRequest),
@@ -90,7 +90,7 @@ enum Phase {
 }
 
 /// One view change under one epoch. See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Driver {
     epoch: Epoch,
     proposal: Proposal,
