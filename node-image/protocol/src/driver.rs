@@ -421,13 +421,18 @@ impl Driver {
 
 impl Driver {
     /// Whether so many members that lost nothing have answered that what only a damaged one had cannot have reached a
-    /// write quorum, and now never will.
+    /// write quorum, and now never will: not in a configuration known here, and not in one that only the damaged one could
+    /// have told of, because one of these members would have promised to the driver that changed to it.
     fn is_committed_nowhere_above(&self) -> bool {
         let lacks = |m: &&Member| self.answers.get(&m.incarnation).is_some_and(|a| !a.damaged);
         self.configurations().all(|c| {
             let quorum = c.quorum();
             let lacking = c.members().iter().filter(lacks).count();
-            lacking > (quorum.replicas - quorum.write) as usize
+            let met = match mutation::active(Mutation::DamagedKnowsConfigurations) {
+                true => quorum.write,
+                false => quorum.write.min(quorum.fence_for_change()),
+            };
+            lacking > (quorum.replicas - met) as usize
         })
     }
 }
@@ -663,6 +668,22 @@ mod tests {
             matches!(&effects[..], [DriverEffect::Activate(m, _)] if m.ordinal == 1),
             "{effects:?}"
         );
+    }
+
+    #[test]
+    fn what_a_damaged_replica_had_may_be_of_a_configuration_that_nobody_else_here_knows() {
+        // A change fences two of these three. It may have been replica 0, which cannot tell of it any more, and replica 1.
+        let c = configuration(&[0, 1, 2], 3, 2);
+        assert_eq!((c.quorum().fence(), c.quorum().fence_for_change()), (2, 2));
+        let mut driver = Driver::keep(epoch(7), vec![c.clone()], None);
+        let _ = driver.requests();
+        let mut damaged = answer(0, epoch(7), entry(3, 9), std::slice::from_ref(&c));
+        damaged.damaged = true;
+        assert_eq!(driver.on_fence_answer(damaged), []);
+        let two = driver.on_fence_answer(answer(2, epoch(7), entry(1, 7), std::slice::from_ref(&c)));
+        assert_eq!(two, [], "no write quorum of this configuration has entry 9, but one of a later may");
+        let three = driver.on_fence_answer(answer(1, epoch(7), entry(1, 8), std::slice::from_ref(&c)));
+        assert!(matches!(&three[..], [DriverEffect::Activate(m, _)] if m.ordinal == 1), "{three:?}");
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub enum Mutation {
     SnapshotReplacesLongerLog,
     /// A member forgets proposals by an epoch start that a crash may still take from its log.
     ForgetBeforeSync,
+    /// What a damaged member lost is thought to be of a configuration that the driver knows.
+    DamagedKnowsConfigurations,
 }
 
 #[cfg(not(mutants))]
