@@ -308,7 +308,10 @@ impl Driver {
     /// What a member forgets when it hears of a committed epoch start, the driver forgets when it is told of one: a
     /// member that is behind, or was dropped, would otherwise have it wait for members that are gone for ever.
     fn forget_superseded(&mut self, answer: &FenceAnswer) {
-        let committed = answer.configurations.iter().rfind(|(start, _)| start.index <= answer.commit);
+        let committed = answer
+            .configurations
+            .iter()
+            .rfind(|(start, _)| start.index <= answer.commit || mutation::active(Mutation::SupersededBeforeCommit));
         if let Some((start, _)) = committed {
             self.in_force_since = start.epoch.max(self.in_force_since);
         }

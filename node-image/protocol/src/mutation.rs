@@ -45,6 +45,8 @@ pub enum Mutation {
     ForgetBeforeSync,
     /// What a damaged member lost is thought to be of a configuration that the driver knows.
     DamagedKnowsConfigurations,
+    /// A configuration is left out as soon as a later one has an epoch start, committed or not.
+    SupersededBeforeCommit,
 }
 
 #[cfg(not(mutants))]
