@@ -2,7 +2,7 @@
 CARGO ?= cargo
 CLUSTER := e2e/cluster/cluster.sh
 
-.PHONY: help demo test check unit e2e e2e-list sim bench bench-quick manifests cluster install images down
+.PHONY: help demo test check unit e2e e2e-list sim model bench bench-quick manifests cluster install images down
 help: ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -30,6 +30,9 @@ e2e-list: ## List the scenarios
 
 sim: ## Simulate a group for MINUTES (10), or replay one SEED
 	@$(CLUSTER) e2e sim $(if $(SEED),--seed $(SEED),--minutes $(or $(MINUTES),10))
+
+model: ## Visit every state of the model of the view change, and show that it notices rules taken away: SCENARIO=part of a name
+	@$(CLUSTER) e2e model $(if $(SCENARIO),--scenario "$(SCENARIO)")
 
 bench: ## Measure against Valkey and etcd (minutes); report in target/bench
 	@$(CLUSTER) e2e bench

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod demo;
 pub mod lab;
 pub mod local;
+pub mod model;
 pub mod report;
 pub mod scenario;
 pub mod sim;

@@ -15,6 +15,8 @@ enum Command {
     Bench(quorate_e2e::bench::Args),
     /// Shows a failover on the cluster that is up.
     Demo,
+    /// Visits every state of a model of the view change, and shows that it notices rules that are taken away.
+    Model(quorate_e2e::model::Args),
     /// Runs faults against a store on a real cluster, under a checked workload.
     Scenarios(quorate_e2e::scenario::Args),
     /// Simulates one replication group under faults, checks every history, and shows that the checks notice mistakes.
@@ -25,6 +27,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Bench(args) => quorate_e2e::bench::run(args),
         Command::Demo => quorate_e2e::demo::run(),
+        Command::Model(args) => quorate_e2e::model::run(&args),
         Command::Scenarios(args) => quorate_e2e::scenario::run(args),
         Command::Sim(args) => quorate_e2e::sim::run(&args),
     }

@@ -1,0 +1,137 @@
+//! `quorate-e2e model`: the scenarios and the mutants, and a table of what came of them.
+
+use super::rules::{Step, ViewChanges};
+use super::scenarios::{self, Scenario};
+use anyhow::{Result, bail};
+use quorate_protocol_mutants::mutation::Mutation;
+use stateright::{Checker, Expectation, HasDiscoveries, Model};
+use std::time::{Duration, Instant};
+
+/// Exhausts a model of the view change.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Only what the ordinary tests exhaust.
+    #[arg(long)]
+    quick: bool,
+    /// Only scenarios whose name has this in it.
+    #[arg(long)]
+    scenario: Option<String>,
+    /// Threads; one for each core if it is not given.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Do not run the mutants.
+    #[arg(long)]
+    no_mutants: bool,
+}
+
+/// What came of a scenario.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// States that were generated, the same ones again included.
+    pub states: usize,
+    /// Different states.
+    pub unique: usize,
+    /// Steps of the longest path on which a state was first met.
+    pub depth: usize,
+    /// How long it took.
+    pub took: Duration,
+    /// The property that does not hold, and the steps that lead there.
+    pub violation: Option<(&'static str, Vec<Step>)>,
+    /// What should happen somewhere and happens nowhere. Empty if there is a violation: the search ends with it.
+    pub unreached: Vec<&'static str>,
+}
+
+/// Visits every state of a scenario, or ends with the first violation.
+#[must_use]
+pub fn check(scenario: Scenario, broken: Option<Mutation>, threads: usize) -> Outcome {
+    let began = Instant::now();
+    let model = ViewChanges::new(scenario, broken);
+    let properties = model.properties();
+    let builder = model.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
+    let checker = builder.spawn_dfs().join();
+    let violation = properties
+        .iter()
+        .filter(|property| property.expectation == Expectation::Always)
+        .find_map(|property| Some((property.name, checker.discovery(property.name)?.into_actions())));
+    let unreached = properties
+        .iter()
+        .filter(|property| property.expectation == Expectation::Sometimes && violation.is_none())
+        .filter(|property| checker.discovery(property.name).is_none())
+        .map(|property| property.name)
+        .collect();
+    Outcome {
+        states: checker.state_count(),
+        unique: checker.unique_state_count(),
+        depth: checker.max_depth(),
+        took: began.elapsed(),
+        violation,
+        unreached,
+    }
+}
+
+impl Outcome {
+    /// One line of the table.
+    #[must_use]
+    pub fn line(&self, name: &str) -> String {
+        let result = match (&self.violation, self.unreached.is_empty()) {
+            (Some((property, steps)), _) => format!("VIOLATED in {} steps: {property}", steps.len()),
+            (None, true) => "holds".to_owned(),
+            (None, false) => format!("NOT REACHED: {}", self.unreached.join(", ")),
+        };
+        let Self { states, unique, depth, .. } = self;
+        let seconds = self.took.as_secs_f64();
+        format!("{name:<62} {states:>13} {unique:>12} {depth:>5} {seconds:>8.1}  {result}")
+    }
+}
+
+/// The head of the table.
+#[must_use]
+pub fn head() -> String {
+    format!(
+        "{:<62} {:>13} {:>12} {:>5} {:>8}  result",
+        "scenario", "states", "unique", "depth", "seconds"
+    )
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When a property does not hold, a scenario does not reach what it should, or a mutant lives.
+pub fn run(args: &Args) -> Result<()> {
+    let threads = args
+        .threads
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+    let wanted = |name: &str| args.scenario.as_ref().is_none_or(|part| name.contains(part.as_str()));
+    let mut failed = Vec::new();
+    println!("{}", head());
+    let more = if args.quick { Vec::new() } else { scenarios::full() };
+    let (mut states, mut unique) = (0, 0);
+    for scenario in scenarios::quick().into_iter().chain(more).filter(|scenario| wanted(scenario.name)) {
+        let name = scenario.name;
+        let outcome = check(scenario, None, threads);
+        println!("{}", outcome.line(name));
+        for step in outcome.violation.iter().flat_map(|(_, steps)| steps) {
+            println!("    {step:?}");
+        }
+        states += outcome.states;
+        unique += outcome.unique;
+        if outcome.violation.is_some() || !outcome.unreached.is_empty() {
+            failed.push(name);
+        }
+    }
+    println!("{:<62} {states:>13} {unique:>12}", "together");
+    if !args.no_mutants {
+        println!("\nrules taken away: each must be violated");
+        for (name, mutation, scenario) in scenarios::mutants().into_iter().filter(|(name, ..)| wanted(name)) {
+            let outcome = check(scenario, Some(mutation), threads);
+            println!("{}", outcome.line(name));
+            if outcome.violation.is_none() {
+                failed.push(name);
+            }
+        }
+    }
+    if !failed.is_empty() {
+        bail!("not as it should be: {}", failed.join("; "));
+    }
+    Ok(())
+}
