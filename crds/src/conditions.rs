@@ -11,6 +11,9 @@ pub const FAILOVER_BLOCKED: &str = "FailoverBlocked";
 /// The spec works, but not as well as it looks; the message says why.
 pub const WARNING: &str = "Warning";
 
+/// Members or quorum are being changed; the message says what it waits for.
+pub const CHANGING: &str = "Changing";
+
 /// Reasons of the conditions.
 pub mod reasons {
     /// All is well.

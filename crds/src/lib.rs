@@ -6,12 +6,15 @@
 //!
 //! This crate holds no logic of the operator.
 
+pub mod annotations;
 pub mod conditions;
 pub mod spec;
 pub mod status;
 
 pub use spec::{Failover, FailoverMode, Quorum, ReplicatedStore, ReplicatedStoreSpec, Storage};
-pub use status::{LastFailover, ReplicaRole, ReplicaStatus, ReplicatedStoreStatus, ShardQuorum, ShardStatus};
+pub use status::{
+    ChangeStep, DataLoss, LastFailover, ReplicaRole, ReplicaStatus, ReplicatedStoreStatus, ShardChange, ShardQuorum, ShardStatus,
+};
 
 use kube::CustomResourceExt;
 use serde_json::Value;

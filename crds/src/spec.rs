@@ -46,23 +46,20 @@ use std::collections::BTreeMap;
     validation = Rule::new("!has(self.quorum) || 2 * self.quorum.write > self.replicasPerShard")
         .message("2 * quorum.write must be above replicasPerShard, or two halves could both acknowledge writes"),
     validation = Rule::new("2 * self.failover.heartbeatMillis <= self.failover.suspectAfterMillis")
-        .message("failover.suspectAfterMillis must be at least twice failover.heartbeatMillis, or every late heartbeat is a suspicion"),
-    validation = Rule::new("self.replicasPerShard == oldSelf.replicasPerShard")
-        .message("replicasPerShard cannot be changed in this version"),
-    validation = Rule::new("has(self.quorum) == has(oldSelf.quorum) && (!has(self.quorum) || self.quorum == oldSelf.quorum)")
-        .message("quorum cannot be changed in this version")
+        .message("failover.suspectAfterMillis must be at least twice failover.heartbeatMillis, or every late heartbeat is a suspicion")
 )]
 pub struct ReplicatedStoreSpec {
     /// Number of shards. Default 1. This version runs stores of one shard.
     #[serde(default = "one")]
     #[schemars(range(min = 1))]
     pub shards: i32,
-    /// Replicas of every shard, the primary included. Default 3. Cannot be changed in this version.
+    /// Replicas of every shard, the primary included. Default 3. May be changed: new replicas catch up before they count,
+    /// and pods that are no members any more go last; quorum has to fit at every moment, so change both at once if it is set.
     /// An even number tolerates no more failures than one less.
     #[serde(default = "three")]
     #[schemars(range(min = 1, max = 7))]
     pub replicas_per_shard: i32,
-    /// Sizes of the write and the read quorum. Default: a majority for both. Cannot be changed in this version.
+    /// Sizes of the write and the read quorum. Default: a majority for both. May be changed: a view change puts them in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<Quorum>,
     /// When and how a primary is replaced.
@@ -142,6 +139,15 @@ pub struct Failover {
     /// Seconds between two failovers of a shard. Default 0. May be changed.
     #[schemars(range(min = 0, max = 3600))]
     pub min_interval_seconds: i32,
+    /// Seconds after which a replica whose volume or machine is gone is replaced: its pod and its claim are deleted, so that
+    /// they are made anew elsewhere. 0: never. A replica that comes back with another, empty volume is replaced at once.
+    /// Default 300. May be changed.
+    #[schemars(range(min = 0, max = 604800))]
+    pub recreate_after_seconds: i32,
+    /// Seconds without a word of any operator after which the replicas fail over by themselves. 0: never. Default 10. May be
+    /// changed.
+    #[schemars(range(min = 0, max = 3600))]
+    pub operator_away_seconds: i32,
 }
 
 impl Default for Failover {
@@ -151,6 +157,8 @@ impl Default for Failover {
             heartbeat_millis: 200,
             suspect_after_millis: 1000,
             min_interval_seconds: 0,
+            recreate_after_seconds: 300,
+            operator_away_seconds: 10,
         }
     }
 }

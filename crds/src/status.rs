@@ -27,6 +27,9 @@ pub struct ReplicatedStoreStatus {
     /// The last time that a primary was replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failover: Option<LastFailover>,
+    /// Every time that a person accepted the loss of acknowledged writes, oldest first; the last 16.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub data_loss: Vec<DataLoss>,
 }
 
 /// One shard.
@@ -40,6 +43,12 @@ pub struct ShardStatus {
     /// Pod of the primary.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub primary: Option<String>,
+    /// Pod that is to be the primary next: asked for by a person, or by a change that removes the present one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_primary: Option<String>,
+    /// The change of members or quorum that is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<ShardChange>,
     /// Sizes of the configuration in force, and what they tolerate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quorum: Option<ShardQuorum>,
@@ -48,6 +57,38 @@ pub struct ShardStatus {
     /// Its replicas.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<ReplicaStatus>,
+}
+
+/// A change of members or quorum that is under way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ShardChange {
+    /// The configuration in force: ordinals of its members, and its quorums.
+    pub from: String,
+    /// The configuration that is wanted.
+    pub to: String,
+    /// What is being done.
+    pub step: ChangeStep,
+    /// What it waits for.
+    pub reason: String,
+}
+
+/// Steps of a change, in their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ChangeStep {
+    /// Waits for what has to be so before anything begins.
+    #[default]
+    Waiting,
+    /// Pods of new replicas are being made.
+    ScalingUp,
+    /// New replicas take over the data; they count in no quorum yet.
+    CatchingUp,
+    /// The primary, which is to be removed, hands over to a replica that stays.
+    MovingPrimary,
+    /// The view change to the new configuration.
+    Committing,
+    /// Members learn of it; then pods that are no members any more are deleted, and their claims kept.
+    ScalingDown,
 }
 
 /// Sizes of quorums and the failures that they tolerate.
@@ -77,6 +118,8 @@ pub enum ReplicaRole {
     Primary,
     /// Follows.
     Replica,
+    /// Takes over the data, or was dropped: counts in no quorum.
+    Learner,
     /// Holds nothing yet.
     Blank,
     /// Not reached by the operator.
@@ -96,6 +139,9 @@ pub struct ReplicaStatus {
     pub role: ReplicaRole,
     /// Whether it holds, durably, what the primary has committed, or is a moment away from it.
     pub synced: bool,
+    /// Log entries by which it is behind its primary. Absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<i64>,
 }
 
 /// A failover with the moments of its steps.
@@ -119,4 +165,18 @@ pub struct LastFailover {
     pub promoted_at: String,
     /// Milliseconds from the first to the last.
     pub duration_millis: i64,
+}
+
+/// A person's acceptance of the loss of acknowledged writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DataLoss {
+    /// Shard.
+    pub shard: i32,
+    /// When; RFC 3339 with milliseconds.
+    pub at: String,
+    /// Number of the epoch that began with it.
+    pub epoch: i64,
+    /// Which replicas went on, and which ones were given up.
+    pub reason: String,
 }

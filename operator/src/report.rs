@@ -6,13 +6,15 @@ use crate::plan::{Note, Observation, Outcome, Phase};
 use crate::settings::Settings;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use quorate_api::slot::SLOTS;
-use quorate_api::{Incarnation, NodeRole, Quorum};
+use quorate_api::{Incarnation, NodeRole, NodeStatus, PeerStatus, Quorum};
 use quorate_crds::conditions::{AVAILABLE, FAILOVER_BLOCKED, READY, RECONCILED, WARNING, reasons};
 use quorate_crds::{ReplicaRole, ReplicaStatus, ReplicatedStoreStatus, ShardQuorum, ShardStatus};
 use std::time::Duration;
 
 /// A replica that is behind by fewer entries than this is in step with its primary.
 const IN_STEP: u64 = 10_000;
+/// A lag below this is told as none.
+const TOLD_LAG: u64 = 1000;
 /// A replica that was not heard for so long, at least, is told to be unreachable: people need no flicker.
 const UNREACHABLE: Duration = Duration::from_secs(2);
 
@@ -34,6 +36,7 @@ pub fn report(seen: &Observation<'_>, phase: &Phase) -> ReplicatedStoreStatus {
         conditions: Vec::new(),
         shards: vec![shard],
         last_failover: seen.told.last_failover.clone(),
+        data_loss: seen.told.data_loss.clone(),
     };
     for (type_, (holds, reason, message)) in [
         (READY, ready(phase, behind)),
@@ -231,16 +234,21 @@ fn shard(seen: &Observation<'_>, phase: &Phase) -> ShardStatus {
         };
         let synced = match (role, leader) {
             (ReplicaRole::Primary, _) => true,
-            (ReplicaRole::Replica, Some(leader)) => leader.peers.iter().any(|peer| {
-                Some(peer.incarnation) == incarnation && peer.connected && peer.matched > 0 && peer.matched + IN_STEP >= leader.last.index
-            }),
+            (ReplicaRole::Replica, Some(leader)) => peer_of(leader, incarnation)
+                .is_some_and(|peer| peer.connected && peer.matched > 0 && peer.matched + IN_STEP >= leader.last.index),
             _ => false,
+        };
+        let lag = match (role, leader) {
+            (ReplicaRole::Primary, _) => Some(0),
+            (ReplicaRole::Unreachable | ReplicaRole::Blank, _) | (_, None) => None,
+            (_, Some(leader)) => peer_of(leader, incarnation).map(|peer| rounded_lag(leader.last.index.saturating_sub(peer.matched))),
         };
         ReplicaStatus {
             name: member.pod.clone(),
             id: incarnation.map(|incarnation| incarnation.to_string()),
             role,
             synced,
+            lag,
         }
     });
     let quorum = configuration(seen.members).map(|(_, configuration)| sizes(configuration.quorum()));
@@ -249,10 +257,24 @@ fn shard(seen: &Observation<'_>, phase: &Phase) -> ShardStatus {
         index: 0,
         epoch: i64::try_from(epoch).unwrap_or(i64::MAX).max(known.map_or(0, |shard| shard.epoch)),
         primary: serving.and_then(|serving| pod_of(seen.members, serving)),
+        target_primary: None,
+        change: None,
         quorum: quorum.or_else(|| known.and_then(|shard| shard.quorum)),
         slots: i32::from(SLOTS),
         replicas: replicas.collect(),
     }
+}
+
+fn peer_of(leader: &NodeStatus, incarnation: Option<Incarnation>) -> Option<&PeerStatus> {
+    leader.peers.iter().find(|peer| Some(peer.incarnation) == incarnation)
+}
+
+/// A lag as people are told: a replica that keeps step is a few entries behind at every look, and the status is written only
+/// when something changes.
+fn rounded_lag(entries: u64) -> i64 {
+    let magnitude = entries.checked_ilog10().map_or(1, |digits| 10u64.pow(digits));
+    let told = if entries < TOLD_LAG { 0 } else { entries / magnitude * magnitude };
+    i64::try_from(told).unwrap_or(i64::MAX)
 }
 
 fn pod_of(members: &[Observed], incarnation: Incarnation) -> Option<String> {

@@ -28,6 +28,10 @@ pub struct Settings {
     pub suspect_after: Duration,
     /// Between two failovers.
     pub min_interval: Duration,
+    /// A member whose volume or machine is gone for so long is replaced; None: never.
+    pub recreate_after: Option<Duration>,
+    /// Silence of every operator after which members fail over by themselves; None: never.
+    pub operator_away: Option<Duration>,
     /// The operator leaves the objects alone.
     pub paused: bool,
 }
@@ -67,6 +71,8 @@ impl Settings {
             },
         };
         let millis = |value: i32, field| u64::try_from(value).map(Duration::from_millis).map_err(|_| SpecError::Range(field));
+        let seconds = |value: i32, field| u64::try_from(value).map(Duration::from_secs).map_err(|_| SpecError::Range(field));
+        let set = |duration: Duration| (!duration.is_zero()).then_some(duration);
         let failover = &spec.failover;
         Ok(Self {
             namespace: store.namespace().unwrap_or_default(),
@@ -78,9 +84,9 @@ impl Settings {
             automatic: failover.mode == FailoverMode::Automatic,
             heartbeat: millis(failover.heartbeat_millis, "failover.heartbeatMillis")?,
             suspect_after: millis(failover.suspect_after_millis, "failover.suspectAfterMillis")?,
-            min_interval: Duration::from_secs(
-                u64::try_from(failover.min_interval_seconds).map_err(|_| SpecError::Range("failover.minIntervalSeconds"))?,
-            ),
+            min_interval: seconds(failover.min_interval_seconds, "failover.minIntervalSeconds")?,
+            recreate_after: set(seconds(failover.recreate_after_seconds, "failover.recreateAfterSeconds")?),
+            operator_away: set(seconds(failover.operator_away_seconds, "failover.operatorAwaySeconds")?),
             paused: spec.paused,
         })
     }

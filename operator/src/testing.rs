@@ -31,6 +31,8 @@ pub(crate) fn settings(quorum: Quorum) -> Settings {
         heartbeat: Duration::from_millis(200),
         suspect_after: LIMIT,
         min_interval: Duration::ZERO,
+        recreate_after: Some(Duration::from_secs(300)),
+        operator_away: Some(Duration::from_secs(10)),
         paused: false,
     }
 }

@@ -85,13 +85,16 @@ async fn what_may_not_change_is_refused_when_it_does_and_the_rest_is_taken() {
     let base = json!({"quorum": {"write": 2, "read": 2}, "storage": {"size": "1Gi", "storageClassName": "fast"}});
     plane.apply(&store(&namespace, "orders", &base));
     for (path, value, says) in [
-        ("/replicasPerShard", json!(2), "replicasPerShard cannot be changed in this version"),
+        (
+            "/replicasPerShard",
+            json!(5),
+            "quorum.write + quorum.read must be above replicasPerShard, or a read could miss an acknowledged write",
+        ),
         (
             "/quorum",
-            json!({"write": 3, "read": 1}),
-            "quorum cannot be changed in this version",
+            json!({"write": 2, "read": 1}),
+            "quorum.write + quorum.read must be above replicasPerShard, or a read could miss an acknowledged write",
         ),
-        ("/quorum", Value::Null, "quorum cannot be changed in this version"),
         (
             "/storage/storageClassName",
             json!("slow"),
@@ -116,9 +119,13 @@ async fn what_may_not_change_is_refused_when_it_does_and_the_rest_is_taken() {
         assert!(error.contains(says), "{path}: {error}");
     }
     let mut spec = base;
-    spec["failover"] = json!({"mode": "Manual", "minIntervalSeconds": 30});
+    spec["replicasPerShard"] = json!(5);
+    spec["quorum"] = json!({"write": 3, "read": 3});
+    spec["failover"] = json!({"mode": "Manual", "minIntervalSeconds": 30, "recreateAfterSeconds": 0, "operatorAwaySeconds": 0});
     spec["maxMemory"] = json!("1.5Gi");
     spec["paused"] = json!(true);
+    plane.apply(&store(&namespace, "orders", &spec));
+    spec.as_object_mut().unwrap().remove("quorum");
     plane.apply(&store(&namespace, "orders", &spec));
 }
 
@@ -133,7 +140,8 @@ async fn defaults_are_filled_by_the_api_server_where_people_can_read_them() {
         json!({
             "shards": 1,
             "replicasPerShard": 3,
-            "failover": {"mode": "Automatic", "heartbeatMillis": 200, "suspectAfterMillis": 1000, "minIntervalSeconds": 0},
+            "failover": {"mode": "Automatic", "heartbeatMillis": 200, "suspectAfterMillis": 1000, "minIntervalSeconds": 0,
+                         "recreateAfterSeconds": 300, "operatorAwaySeconds": 10},
             "storage": {"size": "1Gi"},
             "paused": false,
         })
@@ -151,8 +159,8 @@ async fn kubectl_explains_lists_and_scales_it() {
     .await;
     let explained = flat(explained);
     for line in [
-        "Replicas of every shard, the primary included. Default 3. Cannot be changed in this version.",
-        "Sizes of the write and the read quorum. Default: a majority for both. Cannot be changed in this version.",
+        "Replicas of every shard, the primary included. Default 3. May be changed: new replicas catch up before they count,",
+        "Sizes of the write and the read quorum. Default: a majority for both. May be changed: a view change puts them in force.",
         "Stops the operator from changing objects of this store. Failovers still happen. Default false.",
     ] {
         assert!(explained.contains(line), "{line}\n{explained}");
