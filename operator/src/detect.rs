@@ -98,8 +98,10 @@ fn judge_by_itself(status: &NodeStatus, highest: quorate_api::Epoch, votes: &Vot
         }
         NodeRole::Activating => Verdict::Activating { primary },
         // Chosen a moment ago, and its members tell of it sooner than it does itself. Had it restarted, they would have lost it.
-        NodeRole::Follower | NodeRole::Blank if votes.follow > 0 && status.promised == highest => Verdict::Activating { primary },
-        NodeRole::Follower | NodeRole::Blank => lost("the last primary serves no more".to_owned()),
+        NodeRole::Follower | NodeRole::Learner | NodeRole::Blank if votes.follow > 0 && status.promised == highest => {
+            Verdict::Activating { primary }
+        }
+        NodeRole::Follower | NodeRole::Learner | NodeRole::Blank => lost("the last primary serves no more".to_owned()),
         NodeRole::Primary => {
             let (reached, wanted) = (reached(status, suspect_after), wanted(quorum));
             if !is_cut_off(status, quorum, suspect_after) {

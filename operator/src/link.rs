@@ -88,7 +88,11 @@ async fn follow(
                 changed?;
                 let interval_millis = u64::try_from(heartbeat.borrow_and_update().as_millis()).unwrap_or(u64::MAX);
                 // The node answers with its status at once, and then after every interval.
-                write_frame(&mut write, &Request::Watch { interval_millis }).await?;
+                let watch = Request::Watch {
+                    interval_millis,
+                    policy: None,
+                };
+                write_frame(&mut write, &watch).await?;
             }
             changed = addresses.changed() => {
                 changed?;

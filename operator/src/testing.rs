@@ -108,6 +108,7 @@ pub(crate) fn well(quorum: Quorum, now: Instant) -> Vec<Observed> {
                     matched: 1,
                     heard_millis_ago: 0,
                     snapshot: false,
+                    learner: false,
                 })
                 .collect();
         }

@@ -12,6 +12,9 @@ pub enum NodeRole {
     Blank,
     /// Follows a primary, or waits for one.
     Follower,
+    /// Holds a log whose last configuration does not list it: it catches up to become a member, or was dropped. It counts
+    /// in no quorum and answers no client.
+    Learner,
     /// Chosen as primary; its epoch start is not committed yet, and it answers nobody.
     Activating,
     /// Serves its epoch.
@@ -68,7 +71,7 @@ pub struct PrimaryView {
     pub connected: bool,
 }
 
-/// A primary's view of a member.
+/// A primary's view of a member or learner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PeerStatus {
@@ -82,4 +85,7 @@ pub struct PeerStatus {
     pub heard_millis_ago: u64,
     /// True while a snapshot is on its way to it.
     pub snapshot: bool,
+    /// True if it is no member, only admitted to catch up.
+    #[serde(default)]
+    pub learner: bool,
 }

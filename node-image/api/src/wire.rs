@@ -7,6 +7,7 @@
 //! client sends [`Request`]s and the server [`Reply`]s; a reply belongs to the connection of its request and is
 //! never accepted on another.
 
+use crate::configuration::Member;
 use crate::entry::{Entry, EntryError};
 use crate::epoch::{EntryId, Epoch, Position};
 use crate::identity::{Incarnation, ReplicaId};
@@ -153,6 +154,40 @@ pub struct SnapshotAck {
     pub installed: bool,
 }
 
+/// What members go by when they fail over by themselves. Nothing in it is a matter of safety.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailoverPolicy {
+    /// False: a person decides, members never fail over by themselves.
+    pub automatic: bool,
+    /// Milliseconds: a primary that was silent for so long is taken for dead.
+    pub suspect_after_millis: u64,
+    /// Milliseconds: silence of every operator after which members fail over by themselves; 0 for never.
+    pub operator_away_millis: u64,
+}
+
+impl Default for FailoverPolicy {
+    fn default() -> Self {
+        Self {
+            automatic: true,
+            suspect_after_millis: 1_000,
+            operator_away_millis: 10_000,
+        }
+    }
+}
+
+/// [`Request::Watch`] on the wire: before there was a policy, it was a bare number.
+#[derive(Deserialize, Serialize)]
+#[serde(untagged)]
+enum WatchBody {
+    Plain(u64),
+    #[serde(rename_all = "camelCase")]
+    WithPolicy {
+        interval_millis: u64,
+        policy: FailoverPolicy,
+    },
+}
+
 /// Client to server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -168,7 +203,13 @@ pub enum Request {
     Watch {
         /// Between two reports, in milliseconds.
         interval_millis: u64,
+        /// What the node goes by when nobody watches it any more; None leaves what it was told before. A node of version
+        /// 0.1.0 or before understands none: it is told one only once it has said a later version.
+        policy: Option<FailoverPolicy>,
     },
+    /// The learners of this primary: it streams its log to them beside its members, and counts them in no quorum. The list
+    /// replaces the one before, and is forgotten when the primary steps down. No reply.
+    Admit(Vec<Member>),
     /// Live addresses that the operator knows.
     Addresses(Vec<(Incarnation, NodeAddresses)>),
     /// Run a hand-over now, as on SIGTERM, but stay.
@@ -228,6 +269,7 @@ const STATUS: u8 = 37;
 const ADDRESSES: u8 = 38;
 const HAND_OVER: u8 = 39;
 const HAND_OVER_ANSWER: u8 = 40;
+const ADMIT: u8 = 41;
 
 /// Something that travels as one frame.
 pub trait Frame: Sized {
@@ -280,7 +322,21 @@ impl Frame for Request {
             }),
             Self::Fence(request) => json(out, FENCE, request),
             Self::Activate(request) => json(out, ACTIVATE, request),
-            Self::Watch { interval_millis } => json(out, WATCH, interval_millis),
+            Self::Watch {
+                interval_millis,
+                policy: None,
+            } => json(out, WATCH, &WatchBody::Plain(*interval_millis)),
+            Self::Watch {
+                interval_millis,
+                policy: Some(policy),
+            } => {
+                let body = WatchBody::WithPolicy {
+                    interval_millis: *interval_millis,
+                    policy: *policy,
+                };
+                json(out, WATCH, &body);
+            }
+            Self::Admit(learners) => json(out, ADMIT, learners),
             Self::Addresses(addresses) => json(out, ADDRESSES, addresses),
             Self::HandOver => json(out, HAND_OVER, &()),
         }
@@ -304,9 +360,17 @@ impl Frame for Request {
             }
             FENCE => Self::Fence(from_json(&body)?),
             ACTIVATE => Self::Activate(from_json(&body)?),
-            WATCH => Self::Watch {
-                interval_millis: from_json(&body)?,
+            WATCH => match from_json(&body)? {
+                WatchBody::Plain(interval_millis) => Self::Watch {
+                    interval_millis,
+                    policy: None,
+                },
+                WatchBody::WithPolicy { interval_millis, policy } => Self::Watch {
+                    interval_millis,
+                    policy: Some(policy),
+                },
             },
+            ADMIT => Self::Admit(from_json(&body)?),
             ADDRESSES => Self::Addresses(from_json(&body)?),
             HAND_OVER => Self::HandOver,
             other => return Err(WireError::Kind(other)),
@@ -499,4 +563,55 @@ fn decode_ack(mut body: Bytes) -> Result<AppendAck, WireError> {
         round,
         mismatch,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn there_and_back(request: &Request) -> Request {
+        let mut buffer = BytesMut::new();
+        request.encode(&mut buffer);
+        let taken = take(&mut buffer).expect("a frame that was just written").expect("all of it");
+        assert!(buffer.is_empty());
+        taken
+    }
+
+    #[test]
+    fn what_the_operator_asks_of_a_node_arrives_as_it_was_sent() {
+        let member = Member {
+            incarnation: Incarnation(Uuid::from_u128(7)),
+            ordinal: 3,
+            host: "node-3:7400".into(),
+        };
+        let policy = FailoverPolicy {
+            automatic: false,
+            suspect_after_millis: 700,
+            operator_away_millis: 0,
+        };
+        let watch = |policy| Request::Watch {
+            interval_millis: 200,
+            policy,
+        };
+        for request in [
+            watch(None),
+            watch(Some(policy)),
+            Request::Admit(Vec::new()),
+            Request::Admit(vec![member]),
+        ] {
+            assert_eq!(there_and_back(&request), request);
+        }
+    }
+
+    #[test]
+    fn a_watch_without_a_policy_is_the_number_that_older_nodes_read() {
+        let mut buffer = BytesMut::new();
+        let watch = Request::Watch {
+            interval_millis: 200,
+            policy: None,
+        };
+        watch.encode(&mut buffer);
+        assert_eq!(&buffer[4..], b"\x24200");
+    }
 }

@@ -53,7 +53,11 @@ impl std::str::FromStr for QuorumArg {
 /// When it does not answer.
 pub async fn status_of(address: &str, token: &[u8]) -> anyhow::Result<NodeStatus> {
     let mut node = dial(address, token, ClientKind::Operator).await?;
-    write_frame(&mut node.write, &Request::Watch { interval_millis: 60_000 }).await?;
+    let watch = Request::Watch {
+        interval_millis: 60_000,
+        policy: None,
+    };
+    write_frame(&mut node.write, &watch).await?;
     match tokio::time::timeout(Duration::from_secs(2), read_frame(&mut node.read, &mut node.buffer)).await?? {
         Reply::Status(status) => Ok(*status),
         other => bail!("{address} answered {other:?}"),

@@ -400,7 +400,7 @@ fn observed(quorum: Quorum, replicas: &[Replica], now: Instant) -> Vec<Observed>
         status.primary = match replica.role {
             NodeRole::Blank => None,
             NodeRole::Primary | NodeRole::Activating => Some((mine, 0, true)),
-            NodeRole::Follower => replica
+            NodeRole::Follower | NodeRole::Learner => replica
                 .primary
                 .map(|(primary, ago, connected)| (incarnation(primary), ago, connected)),
         }

@@ -111,7 +111,7 @@ impl Replica {
                 Request::SnapshotChunk(chunk) => self.on_snapshot_chunk(from, peer, chunk, now, out),
                 Request::Fence(request) => self.on_fence(from, &request, out),
                 Request::Activate(request) => self.on_activate(from, request, now, out),
-                Request::Watch { .. } | Request::Addresses(_) | Request::HandOver => {}
+                Request::Admit(_) | Request::Watch { .. } | Request::Addresses(_) | Request::HandOver => {}
             },
             Event::SessionClosed(session) => self.on_session_closed(session),
             Event::LinkUp { peer, session } => {
@@ -195,6 +195,7 @@ impl Replica {
             Role::Primary(_) => NodeRole::Activating,
             // One that lost its log is not blank: it may hold the only word of what was acknowledged.
             Role::Follower(_) if self.log.last().id.index == 0 && !self.damaged() => NodeRole::Blank,
+            Role::Follower(_) if self.configuration().is_some_and(|(_, c)| !c.contains(self.me)) => NodeRole::Learner,
             Role::Follower(_) => NodeRole::Follower,
         }
     }

@@ -113,6 +113,7 @@ impl Primary {
             matched: peer.matched,
             heard_millis_ago: now.saturating_sub(peer.heard_at),
             snapshot: matches!(peer.stream, Stream::Snapshot),
+            learner: false,
         };
         self.peers.iter().map(status).collect()
     }

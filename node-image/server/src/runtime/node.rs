@@ -285,7 +285,7 @@ impl Node {
         match replica.role() {
             NodeRole::Primary => !self.handing_over && replica.uncommitted_bytes() + self.pending.len() < MAX_UNCOMMITTED_BYTES,
             NodeRole::Activating => false,
-            NodeRole::Follower | NodeRole::Blank => !self.handing_over || self.view.primary_heard,
+            NodeRole::Follower | NodeRole::Learner | NodeRole::Blank => !self.handing_over || self.view.primary_heard,
         }
     }
 

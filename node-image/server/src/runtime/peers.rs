@@ -109,7 +109,10 @@ async fn serve_connection(shared: Rc<Shared>, established: Established<ClientKin
 
 fn on_request(shared: &Rc<Shared>, session: Session, member: Option<Incarnation>, request: Request, watch: &mut Option<AbortHandle>) {
     match request {
-        Request::Watch { interval_millis } => {
+        Request::Watch {
+            interval_millis,
+            policy: _,
+        } => {
             let interval = Duration::from_millis(interval_millis.clamp(*WATCH_MILLIS.start(), *WATCH_MILLIS.end()));
             let reporter = spawn_local(report(Rc::clone(shared), session, interval)).abort_handle();
             if let Some(before) = watch.replace(reporter) {
@@ -132,7 +135,7 @@ fn on_request(shared: &Rc<Shared>, session: Session, member: Option<Incarnation>
                 shared.node.borrow_mut().reply(session, &Reply::HandOver(outcome));
             });
         }
-        request @ (Request::Append(_) | Request::SnapshotChunk(_) | Request::Fence(_) | Request::Activate(_)) => {
+        request @ (Request::Append(_) | Request::SnapshotChunk(_) | Request::Fence(_) | Request::Activate(_) | Request::Admit(_)) => {
             shared.node.borrow_mut().step(Event::Request {
                 from: session,
                 peer: member,

@@ -213,8 +213,10 @@ impl Node {
         let replica = self.replica();
         let position = match replica.role() {
             NodeRole::Primary => Some(replica.log().last()),
-            NodeRole::Follower if replica.state_is_committed() && !replica.damaged() => replica.log().position_at(replica.commit()),
-            NodeRole::Follower | NodeRole::Activating | NodeRole::Blank => None,
+            NodeRole::Follower | NodeRole::Learner if replica.state_is_committed() && !replica.damaged() => {
+                replica.log().position_at(replica.commit())
+            }
+            NodeRole::Follower | NodeRole::Learner | NodeRole::Activating | NodeRole::Blank => None,
         };
         let Some(position) = position else { return };
         let covered = self.snapshots.newest().map_or(0, |newest| newest.id.index);
