@@ -54,6 +54,20 @@ pub mod reasons {
     pub const EVEN_REPLICAS: &str = "EvenReplicas";
     /// One replica has no redundancy.
     pub const SINGLE_REPLICA: &str = "SingleReplica";
+    /// The shard serves, and its members or its quorum are being changed.
+    pub const CHANGING: &str = "Changing";
+    /// A change waits for something that the message names.
+    pub const WAITING: &str = "Waiting";
+    /// Pods of new replicas are being made.
+    pub const SCALING_UP: &str = "ScalingUp";
+    /// New replicas take over the data.
+    pub const CATCHING_UP: &str = "CatchingUp";
+    /// The primary, which is to be removed, hands over.
+    pub const MOVING_PRIMARY: &str = "MovingPrimary";
+    /// The view change to the new configuration.
+    pub const COMMITTING: &str = "Committing";
+    /// Pods that are no members any more are deleted; their claims are kept.
+    pub const SCALING_DOWN: &str = "ScalingDown";
     /// Nothing to say.
     pub const NONE: &str = "None";
 }

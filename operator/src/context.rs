@@ -3,9 +3,11 @@
 use crate::metrics::Metrics;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
+use kube::core::DeserializeGuard;
 use kube::runtime::events::Recorder;
-use kube::runtime::reflector::Store;
-use tokio::sync::watch;
+use kube::runtime::reflector::{ObjectRef, Store};
+use quorate_crds::ReplicatedStore;
+use tokio::sync::{mpsc, watch};
 
 /// See the module.
 pub struct Context {
@@ -15,6 +17,8 @@ pub struct Context {
     pub pods: Store<Pod>,
     /// Counts changes among them.
     pub pods_changed: watch::Sender<u64>,
+    /// Stores to reconcile although their spec did not change.
+    pub reconcile: mpsc::UnboundedSender<ObjectRef<DeserializeGuard<ReplicatedStore>>>,
     /// Writes events.
     pub recorder: Recorder,
     /// Counts what happens.

@@ -6,20 +6,27 @@
 //! a task -> [`conclude`] -> roles, status and events to the publisher.
 
 use crate::context::Context;
+use crate::machines::{inspect, recreate};
 use crate::names;
-use crate::plan::{Drive, Memory, Note, Observation, Plan, Reconciled, ViewChange, conclude, plan};
+use crate::observe::{Asked, Fate};
+use crate::plan::{Drive, Goal, Memory, Note, Observation, Plan, Reconciled, Recreate, Shape, ViewChange, conclude, plan};
 use crate::publish::{Publication, Publisher};
 use crate::replicas::{Replicas, belongs};
 use crate::settings::Settings;
 use crate::view_change::{ViewChangeError, carry_out};
 use k8s_openapi::jiff::Timestamp;
+use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use quorate_client::{Driven, epoch_above};
 use quorate_crds::{ReplicatedStore, ReplicatedStoreStatus};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
+
+/// Acceptances of data loss that the status keeps.
+const MAX_DATA_LOSSES: usize = 16;
 
 /// What reconciliation tells the keeper.
 #[derive(Clone, Debug)]
@@ -30,6 +37,8 @@ pub struct Desired {
     pub reconciled: Reconciled,
     /// The store's token.
     pub token: Arc<Vec<u8>>,
+    /// What a person asks for.
+    pub asked: Asked,
 }
 
 /// See the module.
@@ -40,6 +49,12 @@ pub struct Keeper {
     desired: watch::Receiver<Desired>,
     replicas: Replicas,
     driving: Option<(Drive, JoinHandle<Result<Driven, ViewChangeError>>)>,
+    /// What became of pods that do not answer, by their UID.
+    fates: BTreeMap<String, Fate>,
+    /// Finds it out, one pod at a time.
+    inspecting: Option<(String, JoinHandle<Fate>)>,
+    /// For reconciliation.
+    shape: watch::Sender<Option<Shape>>,
     memory: Memory,
     status: ReplicatedStoreStatus,
     word: watch::Sender<Publication>,
@@ -53,13 +68,21 @@ impl Drop for Keeper {
         if let Some((_, task)) = &self.driving {
             task.abort();
         }
+        if let Some((_, task)) = &self.inspecting {
+            task.abort();
+        }
     }
 }
 
 impl Keeper {
-    /// A keeper for a store that the API server knows.
+    /// A keeper for a store that the API server knows; reconciliation reads `shape`.
     #[must_use]
-    pub fn new(context: Arc<Context>, store: &ReplicatedStore, desired: watch::Receiver<Desired>) -> Self {
+    pub fn new(
+        context: Arc<Context>,
+        store: &ReplicatedStore,
+        desired: watch::Receiver<Desired>,
+        shape: watch::Sender<Option<Shape>>,
+    ) -> Self {
         let (namespace, name) = (store.namespace().unwrap_or_default(), store.name_any());
         let status = store.status.clone().unwrap_or_default();
         let word = watch::Sender::new(Publication {
@@ -79,7 +102,10 @@ impl Keeper {
         let selector: Vec<String> = names::selector(store).iter().map(|(key, value)| format!("{key}={value}")).collect();
         let (key, replicas) = {
             let Desired { settings, token, .. } = &*desired.borrow();
-            (settings.key(), Replicas::new(Arc::clone(token), settings.heartbeat))
+            (
+                settings.key(),
+                Replicas::new(Arc::clone(token), settings.heartbeat, settings.policy()),
+            )
         };
         Self {
             memory: Memory::new(&status, Instant::now(), Timestamp::now()),
@@ -89,6 +115,9 @@ impl Keeper {
             desired,
             replicas,
             driving: None,
+            fates: BTreeMap::new(),
+            inspecting: None,
+            shape,
             status,
             word,
             notes,
@@ -105,6 +134,7 @@ impl Keeper {
             tokio::select! {
                 () = self.replicas.hear() => {}
                 (drive, outcome) = finished(&mut self.driving) => self.conclude(&drive, &outcome),
+                (uid, fate) = finished(&mut self.inspecting) => drop(self.fates.insert(uid, fate)),
                 changed = pods_changed.changed() => {
                     if changed.is_err() {
                         return;
@@ -136,6 +166,8 @@ impl Keeper {
             reconciled: &desired.reconciled,
             selector: &self.selector,
             members: &self.replicas.observed(),
+            asked: &desired.asked,
+            fates: &self.fates,
             driving: self.driving.as_ref().map(|(drive, _)| drive),
             told: &self.status,
             now: Instant::now(),
@@ -143,6 +175,11 @@ impl Keeper {
         };
         let Plan {
             start,
+            admission,
+            shape,
+            inspect,
+            recreate,
+            answered,
             phase: _,
             roles,
             status,
@@ -152,10 +189,14 @@ impl Keeper {
             memory,
         } = plan(&seen, &self.memory);
         self.memory = memory;
-        self.replicas.listen(heartbeat);
+        self.replicas.listen(heartbeat, desired.settings.policy());
+        self.replicas.admit(admission);
+        self.shape(shape, &desired.settings);
         if let Some(change) = start {
+            self.overtake();
             self.start(change, &desired);
         }
+        self.tend_machines(inspect.into_iter().next(), recreate, &desired.settings);
         for note in notes {
             self.note(note);
         }
@@ -163,6 +204,7 @@ impl Keeper {
             let publication = Publication {
                 roles: roles.unwrap_or_else(|| word.roles.clone()),
                 status: status.clone(),
+                answered,
             };
             let differs = *word != publication;
             *word = publication;
@@ -172,6 +214,39 @@ impl Keeper {
         look_at
     }
 
+    /// Has the objects follow the shape.
+    fn shape(&mut self, shape: Option<Shape>, settings: &Settings) {
+        let Some(Shape { replicas, .. }) = shape else { return };
+        if self.shape.send_if_modified(|known| std::mem::replace(known, shape) != shape) {
+            let object = ObjectRef::new(&settings.name).within(&settings.namespace);
+            // Nobody listens once the operator ends.
+            let _ = self.context.reconcile.send(object);
+        }
+        self.replicas.forget_beyond(replicas);
+    }
+
+    fn tend_machines(&mut self, suspect: Option<String>, lost: Option<Recreate>, settings: &Settings) {
+        if let (Some(pod), None) = (suspect, &self.inspecting) {
+            let known = self.replicas.observed().into_iter().find(|member| member.pod == pod);
+            self.inspecting = known.map(|member| {
+                let task = inspect(self.context.client.clone(), settings.namespace.clone(), pod);
+                (member.uid, tokio::spawn(task))
+            });
+        }
+        if let Some(lost) = lost {
+            self.fates.remove(&lost.uid);
+            tokio::spawn(recreate(self.context.client.clone(), settings.namespace.clone(), lost));
+        }
+    }
+
+    /// A failover is to begin: what is under way is given up.
+    fn overtake(&mut self) {
+        if let Some((drive, task)) = self.driving.take() {
+            task.abort();
+            self.conclude(&drive, &Err(ViewChangeError::Overtaken));
+        }
+    }
+
     fn start(&mut self, change: ViewChange, desired: &Desired) {
         tracing::warn!(
             store = self.key,
@@ -179,7 +254,7 @@ impl Keeper {
             from = change.from,
             "starting a view change"
         );
-        if change.first.is_none() {
+        if change.goal == Goal::Failover {
             self.context.metrics.suspicions.inc();
             if let Some(silence) = change.silence {
                 self.context.metrics.detection_seconds.observe(silence.as_secs_f64());
@@ -223,6 +298,11 @@ impl Keeper {
                 .observe(failover.duration_millis as f64 / 1000.0);
             self.status.last_failover = Some(failover);
         }
+        if let Some(loss) = conclusion.data_loss {
+            self.status.data_loss.push(loss);
+            let beyond = self.status.data_loss.len().saturating_sub(MAX_DATA_LOSSES);
+            self.status.data_loss.drain(..beyond);
+        }
         for note in conclusion.notes {
             self.note(note);
         }
@@ -235,13 +315,13 @@ impl Keeper {
     }
 }
 
-/// Waits for the view change that is under way; for ever if there is none.
-async fn finished(driving: &mut Option<(Drive, JoinHandle<Result<Driven, ViewChangeError>>)>) -> (Drive, Result<Driven, ViewChangeError>) {
-    let outcome = match driving {
+/// Waits for what is under way; for ever if there is nothing.
+async fn finished<K, T>(under_way: &mut Option<(K, JoinHandle<T>)>) -> (K, T) {
+    let outcome = match under_way {
         Some((_, task)) => task.await,
         None => std::future::pending().await,
     };
-    let (drive, _) = driving.take().expect("there was one");
+    let (what, _) = under_way.take().expect("there was one");
     // A task that panicked is a bug that must not be taken for an answer.
-    (drive, outcome.expect("a view change does not panic"))
+    (what, outcome.expect("these tasks do not panic"))
 }

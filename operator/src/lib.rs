@@ -7,7 +7,8 @@
 //!
 //! View changes: a [`link`] breaks or a node's status changes ([`replicas`] keeps what is known as [`observe`] has it); the
 //! [`keeper`] of the store asks [`mod@plan`], which judges ([`detect`]), decides and words the status ([`mod@report`]), all of
-//! it pure; the keeper starts the [`view_change`] if there is one and leaves word for the publisher ([`mod@publish`]).
+//! it pure; the keeper starts the [`view_change`] if there is one, has the primary admit learners, leaves word for the publisher
+//! ([`mod@publish`]), has the objects follow the shape of the group, and looks after [`machines`] that are gone.
 //!
 //! Safety is the members' part: a wrong, slow or doubled operator delays, it loses nothing.
 
@@ -16,6 +17,7 @@ pub mod detect;
 pub mod keeper;
 pub mod leader;
 pub mod link;
+pub mod machines;
 pub mod metrics;
 pub mod names;
 pub mod objects;

@@ -1,8 +1,9 @@
 //! The operator's stream to one node: it hears the node's status at every heartbeat and at once on a change, and tells
 //! the node where the others are. A stream that breaks is reported at once and dialled again.
 
+use crate::plan::Admission;
 use anyhow::{Context, bail};
-use quorate_api::wire::{ClientKind, NodeAddresses, Reply, Request};
+use quorate_api::wire::{ClientKind, FailoverPolicy, NodeAddresses, Reply, Request};
 use quorate_api::{Incarnation, NodeStatus};
 use quorate_client::{Established, dial, read_frame, write_frame};
 use std::sync::Arc;
@@ -15,6 +16,17 @@ const REDIAL: Duration = Duration::from_millis(100);
 
 /// Where the nodes of a store are.
 pub type Addresses = Arc<Vec<(Incarnation, NodeAddresses)>>;
+
+/// What every node of a store is told on its stream.
+#[derive(Clone, Debug)]
+pub struct Words {
+    /// How often to tell its status, and what members fail over by when no operator listens any more.
+    pub watch: watch::Receiver<(Duration, FailoverPolicy)>,
+    /// Where the others are.
+    pub addresses: watch::Receiver<Addresses>,
+    /// The learners, which only the primary is told.
+    pub admission: watch::Receiver<Option<Admission>>,
+}
 
 /// What a stream has to tell.
 #[derive(Debug)]
@@ -44,14 +56,9 @@ pub struct Target {
 pub type PodNews = (String, String, News);
 
 /// Keeps the stream for ever.
-pub async fn keep(
-    target: Target,
-    mut heartbeat: watch::Receiver<Duration>,
-    mut addresses: watch::Receiver<Addresses>,
-    news: UnboundedSender<PodNews>,
-) {
+pub async fn keep(target: Target, mut words: Words, news: UnboundedSender<PodNews>) {
     loop {
-        let ended = follow(&target, &mut heartbeat, &mut addresses, &news).await;
+        let ended = follow(&target, &mut words, &news).await;
         let reason = ended.err().map_or_else(String::new, |error| format!("{error:#}"));
         if news.send((target.pod.clone(), target.uid.clone(), News::Down(reason))).is_err() {
             return;
@@ -60,22 +67,25 @@ pub async fn keep(
     }
 }
 
-async fn follow(
-    target: &Target,
-    heartbeat: &mut watch::Receiver<Duration>,
-    addresses: &mut watch::Receiver<Addresses>,
-    news: &UnboundedSender<PodNews>,
-) -> anyhow::Result<()> {
+async fn follow(target: &Target, words: &mut Words, news: &UnboundedSender<PodNews>) -> anyhow::Result<()> {
     let Established {
         mut read,
         mut write,
         mut buffer,
-        ..
+        peer,
     } = dial(&target.address, &target.token, ClientKind::Operator).await?;
-    heartbeat.mark_changed();
+    let Words {
+        watch,
+        addresses,
+        admission,
+    } = words;
+    watch.mark_changed();
     addresses.mark_changed();
+    admission.mark_changed();
+    // A node that was never told of a learner has none to forget, and one of an older version knows no such word.
+    let mut admitted = false;
     loop {
-        let silence = target.patience + *heartbeat.borrow();
+        let silence = target.patience + watch.borrow().0;
         // A frame may arrive in pieces: what was read so far stays in the buffer when another branch wins.
         tokio::select! {
             reply = tokio::time::timeout(silence, read_frame(&mut read, &mut buffer)) => {
@@ -84,13 +94,13 @@ async fn follow(
                     other => bail!("unexpected {other:?}"),
                 }
             }
-            changed = heartbeat.changed() => {
+            changed = watch.changed() => {
                 changed?;
-                let interval_millis = u64::try_from(heartbeat.borrow_and_update().as_millis()).unwrap_or(u64::MAX);
+                let (interval, policy) = *watch.borrow_and_update();
                 // The node answers with its status at once, and then after every interval.
                 let watch = Request::Watch {
-                    interval_millis,
-                    policy: None,
+                    interval_millis: u64::try_from(interval.as_millis()).unwrap_or(u64::MAX),
+                    policy: Some(policy),
                 };
                 write_frame(&mut write, &watch).await?;
             }
@@ -98,6 +108,15 @@ async fn follow(
                 changed?;
                 let known = addresses.borrow_and_update().clone();
                 write_frame(&mut write, &Request::Addresses(known.to_vec())).await?;
+            }
+            changed = admission.changed() => {
+                changed?;
+                let word = admission.borrow_and_update().clone();
+                let ours = word.filter(|word| word.primary == peer.id.incarnation);
+                if let Some(Admission { learners, .. }) = ours.filter(|word| admitted || !word.learners.is_empty()) {
+                    admitted = true;
+                    write_frame(&mut write, &Request::Admit(learners)).await?;
+                }
             }
         }
     }

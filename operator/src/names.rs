@@ -3,6 +3,7 @@
 use kube::ResourceExt;
 use quorate_crds::ReplicatedStore;
 use std::collections::BTreeMap;
+use uuid::Uuid;
 
 /// Field manager of everything that the operator applies.
 pub const MANAGER: &str = "quorate-operator";
@@ -27,6 +28,8 @@ pub const LABEL_SHARD: &str = "quorate.io/shard";
 pub const LABEL_ROLE: &str = "quorate.io/role";
 /// On a shard's StatefulSet: the incarnations that the first epoch was started over. Written before it is.
 pub const ANNOTATION_BOOTSTRAP: &str = "quorate.io/bootstrap";
+/// Variable of a pod: the identity that its volume has to have.
+pub const ENV_STORE_ID: &str = "QUORATE_STORE_ID";
 /// Value of the label that names the operator.
 pub const VALUE_MANAGED_BY: &str = "quorate";
 
@@ -55,6 +58,24 @@ pub fn selector(store: &ReplicatedStore) -> BTreeMap<String, String> {
 #[must_use]
 pub fn stateful_set(store: &str, shard: u32) -> String {
     format!("{store}-{shard}")
+}
+
+/// The claim of a pod.
+#[must_use]
+pub fn claim(pod: &str) -> String {
+    format!("data-{pod}")
+}
+
+/// The identity that volumes of a store of that name belong to. It outlives the object: one that is deleted and created
+/// again over the kept claims is the same store, and its volumes are taken for what they are.
+#[must_use]
+pub fn store_id(namespace: &str, store: &str) -> Uuid {
+    // FNV-1a. Names are no secret, and there are few of them.
+    const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    let name = format!("{namespace}/{store}");
+    let hash = name.bytes().fold(BASIS, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME));
+    uuid::Builder::from_custom_bytes(hash.to_be_bytes()).into_uuid()
 }
 
 /// The headless service, which gives pods their DNS names.

@@ -1,13 +1,13 @@
 //! The Kubernetes objects of a store, as values. Built from scratch each time, for server-side apply.
 //!
-//! Pure: what is built depends on the store and on nothing in the cluster.
+//! Pure: what is built depends on the store, on its [`Layout`], and on nothing else in the cluster.
 
 use crate::names;
 use crate::settings::Settings;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::{Resource, ResourceExt};
+use kube::Resource;
 use quorate_crds::ReplicatedStore;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -28,15 +28,39 @@ pub struct Objects {
     pub primary: Service,
     /// What the pods run as. It may do nothing.
     pub service_account: ServiceAccount,
-    /// Bounds voluntary disruptions; None for a single replica, which would never be drained.
+    /// Bounds voluntary disruptions; None to leave it as it is, or for a single replica, which would never be drained.
     pub disruption_budget: Option<PodDisruptionBudget>,
     /// One for each shard.
     pub stateful_sets: Vec<StatefulSet>,
 }
 
+/// What depends on the state of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Pods of the shard's StatefulSet.
+    pub replicas: u32,
+    /// Pods that may be disrupted at a time; None to leave the budget as it is.
+    pub max_unavailable: Option<u32>,
+    /// What volumes of this store belong to.
+    pub store_id: String,
+}
+
+impl Layout {
+    /// Of a store that has no object yet.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        let quorum = settings.quorum;
+        Self {
+            replicas: quorum.replicas,
+            max_unavailable: (quorum.replicas > 1).then(|| quorum.failover_tolerates().min(quorum.writes_tolerate())),
+            store_id: names::store_id(&settings.namespace, &settings.name).to_string(),
+        }
+    }
+}
+
 /// Builds them; `default_image` is used where the spec names none.
 #[must_use]
-pub fn build(store: &ReplicatedStore, settings: &Settings, default_image: &str) -> Objects {
+pub fn build(store: &ReplicatedStore, settings: &Settings, layout: &Layout, default_image: &str) -> Objects {
     let name = &settings.name;
     let meta = |object: String| {
         json!({
@@ -50,7 +74,6 @@ pub fn build(store: &ReplicatedStore, settings: &Settings, default_image: &str) 
     let mut primary_selector = selector.clone();
     primary_selector.insert(names::LABEL_ROLE.to_owned(), "primary".to_owned());
     let redis = json!({"name": "redis", "port": names::CLIENT_PORT, "targetPort": "redis"});
-    let tolerated = settings.quorum.failover_tolerates().min(settings.quorum.writes_tolerate());
     Objects {
         headless: typed(json!({
             "metadata": meta(names::headless_service(name)),
@@ -73,7 +96,7 @@ pub fn build(store: &ReplicatedStore, settings: &Settings, default_image: &str) 
             "metadata": meta(name.clone()),
             "automountServiceAccountToken": false,
         })),
-        disruption_budget: (settings.quorum.replicas > 1).then(|| {
+        disruption_budget: layout.max_unavailable.map(|tolerated| {
             typed(json!({
                 "metadata": meta(name.clone()),
                 "spec": {"maxUnavailable": tolerated, "selector": {"matchLabels": selector}},
@@ -81,12 +104,12 @@ pub fn build(store: &ReplicatedStore, settings: &Settings, default_image: &str) 
         }),
         stateful_sets: vec![typed(json!({
             "metadata": meta(names::stateful_set(name, 0)),
-            "spec": stateful_set(store, settings, default_image, 0),
+            "spec": stateful_set(store, settings, layout, default_image, 0),
         }))],
     }
 }
 
-fn stateful_set(store: &ReplicatedStore, settings: &Settings, default_image: &str, shard: u32) -> Value {
+fn stateful_set(store: &ReplicatedStore, settings: &Settings, layout: &Layout, default_image: &str, shard: u32) -> Value {
     let spec = &store.spec;
     let mut selector = names::selector(store);
     selector.insert(names::LABEL_SHARD.to_owned(), shard.to_string());
@@ -118,7 +141,7 @@ fn stateful_set(store: &ReplicatedStore, settings: &Settings, default_image: &st
             spread("kubernetes.io/hostname", 100),
             spread("topology.kubernetes.io/zone", 50),
         ]}},
-        "containers": [container(store, settings, default_image, shard)],
+        "containers": [container(store, settings, layout, default_image, shard)],
         "volumes": [{"name": "token", "secret": {"secretName": names::token_secret(&settings.name), "defaultMode": 0o440}}],
     });
     if !spec.node_selector.is_empty() {
@@ -129,7 +152,7 @@ fn stateful_set(store: &ReplicatedStore, settings: &Settings, default_image: &st
     }
     json!({
         "serviceName": names::headless_service(&settings.name),
-        "replicas": settings.quorum.replicas,
+        "replicas": layout.replicas,
         "podManagementPolicy": "Parallel",
         "updateStrategy": {"type": "OnDelete"},
         "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
@@ -139,7 +162,7 @@ fn stateful_set(store: &ReplicatedStore, settings: &Settings, default_image: &st
     })
 }
 
-fn container(store: &ReplicatedStore, settings: &Settings, default_image: &str, shard: u32) -> Value {
+fn container(store: &ReplicatedStore, settings: &Settings, layout: &Layout, default_image: &str, shard: u32) -> Value {
     let value = |name: &str, value: String| json!({"name": name, "value": value});
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let probe = |path: &str, period: u32, failures: u32| {
@@ -157,7 +180,7 @@ fn container(store: &ReplicatedStore, settings: &Settings, default_image: &str, 
             {"name": "http", "containerPort": names::HTTP_PORT},
         ],
         "env": [
-            value("QUORATE_STORE_ID", store.uid().unwrap_or_default()),
+            value(names::ENV_STORE_ID, layout.store_id.clone()),
             value("QUORATE_STORE_NAME", settings.name.clone()),
             value("QUORATE_SHARD", shard.to_string()),
             field("QUORATE_POD_NAME", "metadata.name"),
@@ -197,7 +220,24 @@ mod tests {
         let mut store = ReplicatedStore::new("orders", spec);
         store.metadata.namespace = Some("shop".into());
         store.metadata.uid = Some("11111111-2222-3333-4444-555555555555".into());
-        build(&store, &Settings::of(&store).unwrap(), "quorate/node:test")
+        let settings = Settings::of(&store).unwrap();
+        let layout = Layout {
+            store_id: "11111111-2222-3333-4444-555555555555".to_owned(),
+            ..Layout::new(&settings)
+        };
+        build(&store, &settings, &layout, "quorate/node:test")
+    }
+
+    #[test]
+    fn a_store_that_is_created_again_is_the_one_that_its_volumes_belong_to() {
+        let id = |namespace, store| names::store_id(namespace, store).to_string();
+        assert_eq!(
+            id("shop", "orders"),
+            "dcad416b-296d-840b-9589-599438c180d3",
+            "never to change: volumes carry it"
+        );
+        assert_ne!(id("shop", "orders"), id("shop", "order"));
+        assert_ne!(id("shop", "orders"), id("sho", "porders"));
     }
 
     #[test]

@@ -48,6 +48,39 @@ impl Health {
     }
 }
 
+/// What a person asks for in annotations of the store; see [`quorate_crds::annotations`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// A pod to be made primary.
+    pub promote: Option<String>,
+    /// The shard and the epoch in which to go on although writes may be lost.
+    pub accept_data_loss: Option<String>,
+}
+
+/// What became of the machine of a pod that does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// It is well, or that cannot be found out.
+    Standing,
+    /// The cluster does not hear of it.
+    NotReady,
+    /// A person has declared it dead.
+    OutOfService,
+    /// The cluster has it no more, or the volume that was bound to it.
+    Gone,
+}
+
+/// What was found out of a pod that does not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fate {
+    /// Its machine.
+    pub machine: Machine,
+    /// UID of its claim, if there is one.
+    pub claim: Option<String>,
+    /// When.
+    pub at: Instant,
+}
+
 /// What the operator knows of one replica.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observed {
@@ -57,6 +90,10 @@ pub struct Observed {
     pub uid: String,
     /// Ordinal of the pod.
     pub ordinal: u32,
+    /// Whether the API server has such a pod.
+    pub exists: bool,
+    /// Since when this operator knows the pod.
+    pub since: Option<Instant>,
     /// `address:port` of its replica protocol, while the pod has an address.
     pub address: Option<String>,
     /// What Kubernetes says of it.
@@ -78,6 +115,8 @@ impl Observed {
         let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
         Some(Self {
             ordinal,
+            exists: true,
+            since: None,
             address: address.map(|address| join(address, names::REPLICA_PORT)),
             uid: pod.uid()?,
             pod: name,

@@ -2,13 +2,14 @@
 //! and never in the way of a failover: the keeper leaves its newest word in a channel and goes on.
 
 use crate::names;
+use crate::observe::Asked;
 use crate::plan::Note;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Api, Client};
-use quorate_crds::{ReplicatedStore, ReplicatedStoreStatus};
+use quorate_crds::{ReplicatedStore, ReplicatedStoreStatus, annotations};
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub struct Publication {
     pub roles: Roles,
     /// The status.
     pub status: ReplicatedStoreStatus,
+    /// What a person asked for and was answered: these annotations are removed.
+    pub answered: Asked,
 }
 
 /// Publishes one store.
@@ -68,6 +71,7 @@ impl Publisher {
             told: Publication {
                 roles: Roles::new(),
                 status: told,
+                answered: Asked::default(),
             },
             events: VecDeque::new(),
         }
@@ -87,6 +91,7 @@ impl Publisher {
                     next_status = Instant::now() + INTERVAL;
                 }
                 done &= self.write_events().await;
+                done &= self.take_away(&publication.answered).await;
                 retry = (!done).then(|| Instant::now() + BACKOFF);
             }
             let waits = (publication.status != self.told.status).then_some(next_status);
@@ -144,6 +149,35 @@ impl Publisher {
                 false
             }
         }
+    }
+
+    /// Removes the annotations of requests that are answered, unless somebody asked for something else meanwhile.
+    async fn take_away(&mut self, answered: &Asked) -> bool {
+        let Asked { promote, accept_data_loss } = &self.told.answered;
+        let requests = [
+            (annotations::PROMOTE, &answered.promote, promote),
+            (annotations::ACCEPT_DATA_LOSS, &answered.accept_data_loss, accept_data_loss),
+        ];
+        let due = requests.into_iter().filter(|(_, answered, before)| answered != before);
+        let mut done = true;
+        for (annotation, value) in due.filter_map(|(annotation, answered, _)| Some((annotation, answered.as_ref()?))) {
+            let path = format!("/metadata/annotations/{}", annotation.replace('~', "~0").replace('/', "~1"));
+            let patch = json!([{"op": "test", "path": path, "value": value}, {"op": "remove", "path": path}]);
+            let patch: Patch<()> = Patch::Json(serde_json::from_value(patch).expect("a patch is plain data"));
+            match self.stores.patch(&self.name, &PatchParams::default(), &patch).await {
+                Ok(_) => {}
+                // It is another value now, or gone.
+                Err(kube::Error::Api(error)) if error.code == 422 => {}
+                Err(error) => {
+                    tracing::debug!(store = self.name, annotation, %error, "cannot remove an annotation");
+                    done = false;
+                }
+            }
+        }
+        if done {
+            self.told.answered = answered.clone();
+        }
+        done
     }
 
     async fn write_events(&mut self) -> bool {

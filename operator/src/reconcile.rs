@@ -4,15 +4,17 @@
 use crate::context::Context;
 use crate::keeper::{Desired, Keeper};
 use crate::names;
-use crate::objects::{Objects, build};
-use crate::plan::{Outcome, Reconciled};
+use crate::objects::{Layout, Objects, build};
+use crate::observe::Asked;
+use crate::plan::{Outcome, Reconciled, Shape};
 use crate::settings::Settings;
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::controller::Action;
 use kube::{Api, Client, Resource, ResourceExt};
-use quorate_crds::ReplicatedStore;
+use quorate_crds::{ReplicatedStore, annotations};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -38,10 +40,20 @@ pub enum ReconcileError {
         /// Its answer.
         source: kube::Error,
     },
+    /// An object of that name belongs to another store: to one that was deleted a moment ago, most likely.
+    #[error("{0} belongs to an earlier store of this name: waiting for it to be gone")]
+    Taken(String),
+}
+
+/// A keeper, as reconciliation sees it.
+#[derive(Debug)]
+struct Handle {
+    desired: watch::Sender<Desired>,
+    shape: watch::Receiver<Option<Shape>>,
 }
 
 /// Keepers by the UID of their store.
-type Keepers = Mutex<HashMap<String, watch::Sender<Desired>>>;
+type Keepers = Mutex<HashMap<String, Handle>>;
 
 /// What reconciliation works with.
 pub struct Reconciler {
@@ -69,43 +81,92 @@ impl Reconciler {
     /// Starts the keeper of a store, or tells it the spec; `outcome` is None while it is not known yet.
     fn tell_keeper(&self, store: &ReplicatedStore, settings: &Settings, token: &Arc<Vec<u8>>, outcome: Option<Outcome>) {
         let mut keepers = self.keepers.lock().expect("no holder of this lock panics");
-        let known = keepers.get(&settings.uid).filter(|keeper| !keeper.is_closed());
-        let before = known.map(|keeper| keeper.borrow().reconciled.clone());
+        let known = keepers.get(&settings.uid).filter(|keeper| !keeper.desired.is_closed());
+        let before = known.map(|keeper| keeper.desired.borrow().reconciled.clone());
+        let scale = before.as_ref().and_then(|before| before.scale);
         let same = before.filter(|before| before.generation == settings.generation);
+        let asked = |annotation| store.annotations().get(annotation).cloned();
         let desired = Desired {
             reconciled: Reconciled {
                 generation: settings.generation,
                 outcome: outcome.or(same.map(|same| same.outcome)).unwrap_or(Outcome::Begun),
+                scale,
             },
             settings: settings.clone(),
             token: Arc::clone(token),
+            asked: Asked {
+                promote: asked(annotations::PROMOTE),
+                accept_data_loss: asked(annotations::ACCEPT_DATA_LOSS),
+            },
         };
         if let Some(keeper) = known {
-            keeper.send_replace(desired);
+            keeper.desired.send_replace(desired);
         } else {
-            let (sender, receiver) = watch::channel(desired);
-            tokio::spawn(Keeper::new(Arc::clone(&self.context), store, receiver).run());
-            keepers.insert(settings.uid.clone(), sender);
+            let (desired, receiver) = watch::channel(desired);
+            let (sender, shape) = watch::channel(None);
+            tokio::spawn(Keeper::new(Arc::clone(&self.context), store, receiver, sender).run());
+            keepers.insert(settings.uid.clone(), Handle { desired, shape });
         }
         self.count(&keepers);
+    }
+
+    /// The layout of the objects that are to be applied now. Before any is, the keeper knows how many pods are left at
+    /// least: it must not count on one that is about to go.
+    fn lay_out(&self, settings: &Settings, present: Option<&StatefulSet>) -> Layout {
+        let mut layout = Layout::new(settings);
+        let keepers = self.keepers.lock().expect("no holder of this lock panics");
+        let keeper = keepers.get(&settings.uid);
+        let pods = present.map(pods_of);
+        match keeper.and_then(|keeper| *keeper.shape.borrow()) {
+            Some(shape) => {
+                Shape {
+                    replicas: layout.replicas,
+                    max_unavailable: layout.max_unavailable,
+                } = shape
+            }
+            // The keeper does not know enough yet: nothing is taken away from what is there.
+            None if pods.is_some() => {
+                layout.replicas = layout.replicas.max(pods.unwrap_or_default());
+                layout.max_unavailable = None;
+            }
+            None => {}
+        }
+        if let Some(id) = present.and_then(store_id_of) {
+            layout.store_id = id;
+        }
+        if let Some(keeper) = keeper {
+            let left = pods.unwrap_or_default().min(layout.replicas);
+            keeper.desired.send_modify(|desired| desired.reconciled.scale = Some(left));
+        }
+        layout
+    }
+
+    /// Tells the keeper how many pods there are.
+    fn tell_scale(&self, settings: &Settings, pods: u32) {
+        let keepers = self.keepers.lock().expect("no holder of this lock panics");
+        if let Some(keeper) = keepers.get(&settings.uid) {
+            keeper.desired.send_modify(|desired| desired.reconciled.scale = Some(pods));
+        }
     }
 
     /// A spec that this operator cannot run. True if a keeper goes on by the last one that it could, and tells.
     fn tell_invalid(&self, store: &ReplicatedStore, message: &str) -> bool {
         let keepers = self.keepers.lock().expect("no holder of this lock panics");
-        let known = store.uid().and_then(|uid| keepers.get(&uid)).filter(|keeper| !keeper.is_closed());
+        let uid = store.uid();
+        let known = uid.and_then(|uid| keepers.get(&uid)).filter(|keeper| !keeper.desired.is_closed());
         if let Some(keeper) = known {
-            keeper.send_modify(|desired| {
+            keeper.desired.send_modify(|desired| {
                 desired.reconciled = Reconciled {
                     generation: store.metadata.generation.unwrap_or_default(),
                     outcome: Outcome::Invalid(message.to_owned()),
+                    scale: desired.reconciled.scale,
                 };
             });
         }
         known.is_some()
     }
 
-    fn count(&self, keepers: &HashMap<String, watch::Sender<Desired>>) {
+    fn count(&self, keepers: &HashMap<String, Handle>) {
         self.context.metrics.stores.set(i64::try_from(keepers.len()).unwrap_or(i64::MAX));
     }
 }
@@ -135,17 +196,49 @@ pub async fn reconcile(store: Arc<ReplicatedStore>, reconciler: Arc<Reconciler>)
     let token = Arc::new(token(&context.client, &store, &settings).await?);
     // Before anything is applied: a failover does not wait for that.
     reconciler.tell_keeper(&store, &settings, &token, None);
-    let applied = if settings.paused {
-        Ok(())
-    } else {
-        apply(&context.client, &settings, build(&store, &settings, &context.node_image)).await
-    };
+    let applied = apply_all(&store, &settings, &reconciler).await;
     let outcome = match &applied {
         Ok(()) => Outcome::Applied,
         Err(error) => Outcome::Failed(error.to_string()),
     };
     reconciler.tell_keeper(&store, &settings, &token, Some(outcome));
     applied.map(|()| Action::requeue(RESYNC))
+}
+
+async fn apply_all(store: &ReplicatedStore, settings: &Settings, reconciler: &Reconciler) -> Result<(), ReconcileError> {
+    let context = &reconciler.context;
+    let name = names::stateful_set(&settings.name, 0);
+    let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), &settings.namespace);
+    let present = sets.get_opt(&name).await.map_err(|source| ReconcileError::Apply {
+        object: format!("StatefulSet {name}"),
+        source,
+    })?;
+    if settings.paused {
+        if let Some(set) = &present {
+            reconciler.tell_scale(settings, pods_of(set));
+        }
+        return Ok(());
+    }
+    let layout = reconciler.lay_out(settings, present.as_ref());
+    apply(&context.client, settings, build(store, settings, &layout, &context.node_image)).await?;
+    reconciler.tell_scale(settings, layout.replicas);
+    Ok(())
+}
+
+fn pods_of(set: &StatefulSet) -> u32 {
+    let replicas = set.spec.as_ref().and_then(|spec| spec.replicas);
+    u32::try_from(replicas.unwrap_or(1)).unwrap_or_default()
+}
+
+/// The identity that the volumes of a StatefulSet belong to. One that was made when it was the UID of the store keeps it.
+fn store_id_of(set: &StatefulSet) -> Option<String> {
+    let pod = set.spec.as_ref()?.template.spec.as_ref()?;
+    let variables = pod.containers.iter().flat_map(|container| container.env.iter().flatten());
+    variables
+        .into_iter()
+        .find(|variable| variable.name == names::ENV_STORE_ID)?
+        .value
+        .clone()
 }
 
 /// What to do after an error.
@@ -201,6 +294,9 @@ async fn token(client: &Client, store: &ReplicatedStore, settings: &Settings) ->
         source,
     };
     let secret = match api.get_opt(&name).await.map_err(failed)? {
+        Some(secret) if secret.owner_references().iter().all(|owner| owner.uid != settings.uid) => {
+            return Err(ReconcileError::Taken(format!("secret {name}")));
+        }
         Some(secret) => secret,
         None => {
             let token: String = (0..4).map(|_| format!("{:016x}", rand::random::<u64>())).collect();

@@ -1,12 +1,13 @@
 //! The replicas of one store as its keeper sees them: a stream to every pod that has an address, and what was heard on it.
 //! A pod that is gone stays known until its successor speaks: what it promised stays promised.
 
-use crate::link::{self, Addresses, News, PodNews, Target};
+use crate::link::{self, Addresses, News, PodNews, Target, Words};
 use crate::names;
 use crate::observe::{Health, Observed};
+use crate::plan::Admission;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use quorate_api::wire::NodeAddresses;
+use quorate_api::wire::{FailoverPolicy, NodeAddresses};
 use quorate_api::{Epoch, Incarnation, NodeRole, PrimaryView};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,10 +22,12 @@ pub struct Replicas {
     members: BTreeMap<u32, Observed>,
     links: BTreeMap<u32, AbortHandle>,
     token: Arc<Vec<u8>>,
-    /// How often nodes are to tell their status.
-    heartbeat: watch::Sender<Duration>,
+    /// How often nodes are to tell their status, and what they go by when nobody listens.
+    watch: watch::Sender<(Duration, FailoverPolicy)>,
     /// Where nodes are, for each other.
     addresses: watch::Sender<Addresses>,
+    /// Whom the primary has to admit.
+    admission: watch::Sender<Option<Admission>>,
     sender: UnboundedSender<PodNews>,
     news: UnboundedReceiver<PodNews>,
 }
@@ -40,14 +43,15 @@ impl Drop for Replicas {
 impl Replicas {
     /// None yet.
     #[must_use]
-    pub fn new(token: Arc<Vec<u8>>, heartbeat: Duration) -> Self {
+    pub fn new(token: Arc<Vec<u8>>, heartbeat: Duration, policy: FailoverPolicy) -> Self {
         let (sender, news) = unbounded_channel();
         Self {
             members: BTreeMap::new(),
             links: BTreeMap::new(),
             token,
-            heartbeat: watch::Sender::new(heartbeat),
+            watch: watch::Sender::new((heartbeat, policy)),
             addresses: watch::Sender::new(Addresses::default()),
+            admission: watch::Sender::new(None),
             sender,
             news,
         }
@@ -59,10 +63,21 @@ impl Replicas {
         self.members.values().cloned().collect()
     }
 
-    /// Asks the nodes for another heartbeat.
-    pub fn listen(&self, heartbeat: Duration) {
-        self.heartbeat
-            .send_if_modified(|current| std::mem::replace(current, heartbeat) != heartbeat);
+    /// Asks the nodes for another heartbeat, and tells them what they go by when nobody listens.
+    pub fn listen(&self, heartbeat: Duration, policy: FailoverPolicy) {
+        set(&self.watch, (heartbeat, policy));
+    }
+
+    /// Tells the primary whom to admit. None: nobody is primary for sure; what was told last stays.
+    pub fn admit(&self, admission: Option<Admission>) {
+        if admission.is_some() {
+            set(&self.admission, admission);
+        }
+    }
+
+    /// Forgets replicas whose pod is gone and that are to have none any more.
+    pub fn forget_beyond(&mut self, pods: u32) {
+        self.members.retain(|ordinal, member| *ordinal < pods || member.exists);
     }
 
     /// Takes the pods of the store as they are now: holds a stream to every one that has an address, and to no other.
@@ -74,21 +89,31 @@ impl Replicas {
                     tracing::info!(pod = member.pod, "the pod is gone");
                 }
                 (member.health, member.address, member.connected) = (Health::Gone, None, false);
+                member.exists = false;
                 abort(&mut self.links, *ordinal);
                 continue;
             };
-            member.health = pod.health;
+            (member.health, member.exists) = (pod.health, true);
             if (&member.uid, &member.address) == (&pod.uid, &pod.address) {
                 continue;
             }
             abort(&mut self.links, *ordinal);
+            let since = if member.uid == pod.uid {
+                member.since
+            } else {
+                Some(Instant::now())
+            };
             // The volume is most likely the same one: until the new pod says otherwise, so is the rest.
             *member = Observed {
                 status: member.status.take(),
+                since,
                 ..pod
             };
         }
-        self.members.extend(present);
+        for (ordinal, pod) in present {
+            let since = Some(Instant::now());
+            self.members.insert(ordinal, Observed { since, ..pod });
+        }
         for (ordinal, member) in &self.members {
             let Some(address) = member.address.clone().filter(|_| !self.links.contains_key(ordinal)) else {
                 continue;
@@ -100,7 +125,12 @@ impl Replicas {
                 token: Arc::clone(&self.token),
                 patience,
             };
-            let link = link::keep(target, self.heartbeat.subscribe(), self.addresses.subscribe(), self.sender.clone());
+            let words = Words {
+                watch: self.watch.subscribe(),
+                addresses: self.addresses.subscribe(),
+                admission: self.admission.subscribe(),
+            };
+            let link = link::keep(target, words, self.sender.clone());
             self.links.insert(*ordinal, tokio::spawn(link).abort_handle());
         }
     }
@@ -165,6 +195,14 @@ impl Replicas {
             });
         }
     }
+}
+
+fn set<T: PartialEq>(word: &watch::Sender<T>, value: T) {
+    word.send_if_modified(|current| {
+        let differs = *current != value;
+        *current = value;
+        differs
+    });
 }
 
 fn abort(links: &mut BTreeMap<u32, AbortHandle>, ordinal: u32) {

@@ -2,13 +2,13 @@
 //! keeps its time while its status is the same.
 
 use crate::observe::{Observed, configuration};
-use crate::plan::{Note, Observation, Outcome, Phase};
+use crate::plan::{Doing, Note, Observation, Outcome, Phase};
 use crate::settings::Settings;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use quorate_api::slot::SLOTS;
 use quorate_api::{Incarnation, NodeRole, NodeStatus, PeerStatus, Quorum};
-use quorate_crds::conditions::{AVAILABLE, FAILOVER_BLOCKED, READY, RECONCILED, WARNING, reasons};
-use quorate_crds::{ReplicaRole, ReplicaStatus, ReplicatedStoreStatus, ShardQuorum, ShardStatus};
+use quorate_crds::conditions::{AVAILABLE, CHANGING, FAILOVER_BLOCKED, READY, RECONCILED, WARNING, reasons};
+use quorate_crds::{ChangeStep, ReplicaRole, ReplicaStatus, ReplicatedStoreStatus, ShardQuorum, ShardStatus};
 use std::time::Duration;
 
 /// A replica that is behind by fewer entries than this is in step with its primary.
@@ -26,9 +26,10 @@ pub fn unreachable_after(settings: &Settings) -> Duration {
 
 /// The status.
 #[must_use]
-pub fn report(seen: &Observation<'_>, phase: &Phase) -> ReplicatedStoreStatus {
-    let shard = shard(seen, phase);
-    let (shards_ready, behind) = (i32::from(shard.primary.is_some()), behind(seen, &shard));
+pub fn report(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> ReplicatedStoreStatus {
+    let shard = shard(seen, phase, doing);
+    let (shards_ready, behind) = (i32::from(shard.primary.is_some()), behind(seen, &shard, doing));
+    let changing = changing(&shard);
     let mut status = ReplicatedStoreStatus {
         observed_generation: Some(seen.reconciled.generation),
         selector: Some(seen.selector.to_owned()),
@@ -43,6 +44,7 @@ pub fn report(seen: &Observation<'_>, phase: &Phase) -> ReplicatedStoreStatus {
         (AVAILABLE, available(phase)),
         (RECONCILED, reconciled(seen)),
         (FAILOVER_BLOCKED, blocked(phase)),
+        (CHANGING, changing),
         (WARNING, warning(seen.settings.quorum)),
     ] {
         let value = if holds { "True" } else { "False" };
@@ -73,7 +75,14 @@ pub fn notes(before: &ReplicatedStoreStatus, after: &ReplicatedStoreStatus) -> V
     });
     news.filter_map(|condition| {
         let (type_, holds) = (condition.type_.as_str(), condition.status == "True");
+        let was = before
+            .conditions
+            .iter()
+            .find(|known| known.type_ == type_)
+            .is_some_and(|known| known.status == "True");
         let (warning, reason) = match (type_, holds, condition.reason.as_str()) {
+            (CHANGING, true, _) if !was => (false, "ChangeBegun"),
+            (CHANGING, false, _) if was => (false, "ChangeDone"),
             (FAILOVER_BLOCKED, true, _) => (true, "FailoverBlocked"),
             (AVAILABLE, false, reasons::DATA_LOST) => (true, reasons::DATA_LOST),
             (RECONCILED, false, reasons::APPLY_FAILED) => (true, reasons::APPLY_FAILED),
@@ -117,33 +126,38 @@ fn available(phase: &Phase) -> Say {
     }
 }
 
-fn ready(phase: &Phase, behind: Option<String>) -> Say {
+fn changing(shard: &ShardStatus) -> Say {
+    let Some(change) = &shard.change else {
+        let text = "members and quorum are as the spec wants them".to_owned();
+        return (false, reasons::NONE, text);
+    };
+    let reason = match change.step {
+        ChangeStep::Waiting => reasons::WAITING,
+        ChangeStep::ScalingUp => reasons::SCALING_UP,
+        ChangeStep::CatchingUp => reasons::CATCHING_UP,
+        ChangeStep::MovingPrimary => reasons::MOVING_PRIMARY,
+        ChangeStep::Committing => reasons::COMMITTING,
+        ChangeStep::ScalingDown => reasons::SCALING_DOWN,
+    };
+    (true, reason, format!("{} -> {}: {}", change.from, change.to, change.reason))
+}
+
+fn ready(phase: &Phase, behind: Option<(&'static str, String)>) -> Say {
     let (available, reason, message) = available(phase);
     match behind {
         _ if !available => (false, reason, message),
-        Some(behind) => (false, reasons::REPLICAS_BEHIND, behind),
+        Some((reason, behind)) => (false, reason, behind),
         None => (true, reasons::SERVING, "all replicas are in step".to_owned()),
     }
 }
 
-/// Which replicas are not in step, and what will change that.
-fn behind(seen: &Observation<'_>, shard: &ShardStatus) -> Option<String> {
-    let wanted = seen.settings.quorum.replicas;
-    let strangers: Vec<&str> = match configuration(seen.members) {
-        None => Vec::new(),
-        Some((_, configuration)) => seen
-            .members
-            .iter()
-            .filter(|member| member.incarnation().is_some_and(|incarnation| !configuration.contains(incarnation)))
-            .map(|member| member.pod.as_str())
-            .collect(),
-    };
-    if !strangers.is_empty() {
-        return Some(format!(
-            "{} came back with an empty volume and is no member any more: this version replaces no members; bring the volume back",
-            strangers.join(", ")
-        ));
+/// Why a shard that serves is not all that it should be, and what will change that.
+fn behind(seen: &Observation<'_>, shard: &ShardStatus, doing: &Doing) -> Option<(&'static str, String)> {
+    if let Some(change) = &shard.change {
+        let text = format!("{} -> {}: {}", change.from, change.to, change.reason);
+        return Some((reasons::CHANGING, text));
     }
+    let wanted = seen.settings.quorum.replicas;
     let late: Vec<&str> = shard
         .replicas
         .iter()
@@ -159,9 +173,9 @@ fn behind(seen: &Observation<'_>, shard: &ShardStatus) -> Option<String> {
     } else {
         format!("not {}", late.join(", "))
     };
-    Some(format!(
-        "{synced} of {wanted} replicas are in step with the primary, {missing}: they catch up by themselves once they run"
-    ))
+    let until = doing.replacement.as_deref().unwrap_or("they catch up by themselves once they run");
+    let text = format!("{synced} of {wanted} replicas are in step with the primary, {missing}: {until}");
+    Some((reasons::REPLICAS_BEHIND, text))
 }
 
 fn reconciled(seen: &Observation<'_>) -> Say {
@@ -215,7 +229,7 @@ fn warning(quorum: Quorum) -> Say {
     }
 }
 
-fn shard(seen: &Observation<'_>, phase: &Phase) -> ShardStatus {
+fn shard(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> ShardStatus {
     let limit = unreachable_after(seen.settings);
     let serving = match phase {
         Phase::Serving(primary, _) => Some(*primary),
@@ -224,12 +238,14 @@ fn shard(seen: &Observation<'_>, phase: &Phase) -> ShardStatus {
     let statuses = || seen.members.iter().filter_map(|member| member.status.as_ref());
     let epoch = statuses().map(|status| status.promised.number).max().unwrap_or_default();
     let leader = statuses().find(|status| status.role == NodeRole::Primary && Some(status.id.incarnation) == serving);
+    let current = configuration(seen.members).map(|(_, current)| current);
     let replicas = seen.members.iter().map(|member| {
         let incarnation = member.incarnation();
         let role = match member.fresh(seen.now, limit) {
             None => ReplicaRole::Unreachable,
             Some(status) if status.role == NodeRole::Blank => ReplicaRole::Blank,
             Some(_) if serving.is_some() && incarnation == serving => ReplicaRole::Primary,
+            Some(status) if current.is_some_and(|current| !current.contains(status.id.incarnation)) => ReplicaRole::Learner,
             Some(_) => ReplicaRole::Replica,
         };
         let synced = match (role, leader) {
@@ -241,7 +257,7 @@ fn shard(seen: &Observation<'_>, phase: &Phase) -> ShardStatus {
         let lag = match (role, leader) {
             (ReplicaRole::Primary, _) => Some(0),
             (ReplicaRole::Unreachable | ReplicaRole::Blank, _) | (_, None) => None,
-            (_, Some(leader)) => peer_of(leader, incarnation).map(|peer| rounded_lag(leader.last.index.saturating_sub(peer.matched))),
+            (_, Some(leader)) => peer_of(leader, incarnation).map(|peer| told_lag(leader.last.index.saturating_sub(peer.matched))),
         };
         ReplicaStatus {
             name: member.pod.clone(),
@@ -251,14 +267,14 @@ fn shard(seen: &Observation<'_>, phase: &Phase) -> ShardStatus {
             lag,
         }
     });
-    let quorum = configuration(seen.members).map(|(_, configuration)| sizes(configuration.quorum()));
+    let quorum = current.map(|current| sizes(current.quorum()));
     let known = seen.told.shards.first();
     ShardStatus {
         index: 0,
         epoch: i64::try_from(epoch).unwrap_or(i64::MAX).max(known.map_or(0, |shard| shard.epoch)),
         primary: serving.and_then(|serving| pod_of(seen.members, serving)),
-        target_primary: None,
-        change: None,
+        target_primary: doing.target_primary.clone(),
+        change: doing.change.clone(),
         quorum: quorum.or_else(|| known.and_then(|shard| shard.quorum)),
         slots: i32::from(SLOTS),
         replicas: replicas.collect(),
@@ -271,7 +287,8 @@ fn peer_of(leader: &NodeStatus, incarnation: Option<Incarnation>) -> Option<&Pee
 
 /// A lag as people are told: a replica that keeps step is a few entries behind at every look, and the status is written only
 /// when something changes.
-fn rounded_lag(entries: u64) -> i64 {
+#[must_use]
+pub fn told_lag(entries: u64) -> i64 {
     let magnitude = entries.checked_ilog10().map_or(1, |digits| 10u64.pow(digits));
     let told = if entries < TOLD_LAG { 0 } else { entries / magnitude * magnitude };
     i64::try_from(told).unwrap_or(i64::MAX)

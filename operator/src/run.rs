@@ -14,7 +14,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::{Config, Controller};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::{PredicateConfig, WatchStreamExt, predicates, reflector, watcher};
+use kube::runtime::{Predicate, PredicateConfig, WatchStreamExt, predicates, reflector, watcher};
 use kube::{Api, Client, ResourceExt};
 use quorate_crds::ReplicatedStore;
 use std::collections::HashSet;
@@ -104,6 +104,7 @@ async fn lead(args: &OperatorArgs, client: Client, metrics: Metrics) -> anyhow::
     let namespace = args.watch_namespace.as_deref();
     let managed = watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::VALUE_MANAGED_BY));
     let (pods, writer) = reflector::store();
+    let (reconcile_again, again) = tokio::sync::mpsc::unbounded_channel();
     let context = Arc::new(Context {
         recorder: Recorder::new(
             client.clone(),
@@ -115,6 +116,7 @@ async fn lead(args: &OperatorArgs, client: Client, metrics: Metrics) -> anyhow::
         client: client.clone(),
         pods,
         pods_changed: watch::Sender::new(0),
+        reconcile: reconcile_again,
         metrics,
         node_image: args.node_image.clone(),
     });
@@ -136,13 +138,15 @@ async fn lead(args: &OperatorArgs, client: Client, metrics: Metrics) -> anyhow::
     // One object that this version cannot read must not stop the watch of the others.
     let stores: Api<DeserializeGuard<ReplicatedStore>> = api(&client, namespace);
     let (reader, writer) = reflector::store();
-    // A status is no reason to reconcile: the keepers write it.
+    // A status is no reason to reconcile: the keepers write it. Annotations are: people ask for things in them.
     let specs = watcher(stores, watcher::Config::default())
         .default_backoff()
         .reflect(writer)
         .applied_objects()
-        .predicate_filter(predicates::generation, PredicateConfig::default());
+        .predicate_filter(predicates::generation.combine(predicates::annotations), PredicateConfig::default());
+    let again = futures::stream::unfold(again, |mut again| async move { Some((again.recv().await?, again)) });
     let controller = Controller::for_stream(specs, reader.clone())
+        .reconcile_on(again)
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .owns_stream(changes(api::<PartialObjectMeta<StatefulSet>>(&client, namespace), managed.clone()))
         .owns_stream(changes(api::<PartialObjectMeta<Service>>(&client, namespace), managed.clone()))

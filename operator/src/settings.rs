@@ -2,6 +2,7 @@
 
 use kube::ResourceExt;
 use quorate_api::Quorum;
+use quorate_api::wire::FailoverPolicy;
 use quorate_crds::{FailoverMode, ReplicatedStore};
 use std::time::Duration;
 
@@ -89,6 +90,17 @@ impl Settings {
             operator_away: set(seconds(failover.operator_away_seconds, "failover.operatorAwaySeconds")?),
             paused: spec.paused,
         })
+    }
+
+    /// What members go by when no operator listens any more.
+    #[must_use]
+    pub fn policy(&self) -> FailoverPolicy {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        FailoverPolicy {
+            automatic: self.automatic,
+            suspect_after_millis: millis(self.suspect_after),
+            operator_away_millis: self.operator_away.map_or(0, millis),
+        }
     }
 
     /// `namespace/name`, for logs.

@@ -52,6 +52,8 @@ pub(crate) fn blank(ordinal: u32, now: Instant) -> Observed {
         pod: format!("orders-0-{ordinal}"),
         uid: format!("uid-{ordinal}"),
         ordinal,
+        exists: true,
+        since: Some(now),
         address: Some(format!("10.0.0.{ordinal}:7400")),
         health: Health::Running,
         connected: true,

@@ -1,11 +1,12 @@
-//! The view changes that the operator drives: the first one of a store, and failovers. Each runs in a task of its own.
+//! The view changes that the operator drives: the first one of a store, failovers, switchovers, changes of members and
+//! quorum. Each runs in a task of its own.
 //!
-//! A failover talks to the members and to nobody else: it works while the API server is down. The first view change of a
-//! store writes down whom it was over, and needs the API server for it.
+//! They talk to the members and to nobody else, and work while the API server is down. Only the first view change of a store
+//! writes down whom it was over, and needs the API server for it.
 
 use crate::names;
 use crate::observe::Observed;
-use crate::plan::ViewChange;
+use crate::plan::{Goal, ViewChange};
 use crate::settings::Settings;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
@@ -33,6 +34,12 @@ pub enum ViewChangeError {
     /// The store was bootstrapped before, over other volumes.
     #[error("this store was bootstrapped before, over other volumes")]
     DataLost,
+    /// A failover was more urgent.
+    #[error("a failover was needed meanwhile")]
+    Overtaken,
+    /// The replicas of this version know no such view change.
+    #[error("the replicas of this version cannot do it")]
+    Unsupported,
 }
 
 /// What a drive needs to know.
@@ -84,17 +91,27 @@ pub async fn carry_out(
     client: Client,
     settings: Settings,
 ) -> Result<Driven, ViewChangeError> {
-    match change.first {
-        Some(target) => {
+    let ViewChange {
+        goal,
+        reason: _,
+        from: _,
+        avoid,
+        leave_out,
+        silence: _,
+        known,
+    } = change;
+    let driver = match goal {
+        Goal::Bootstrap(target) => {
             write_down(client, &settings, &target).await?;
-            let driver = Driver::bootstrap(epoch, target);
-            Ok(drive(driver, &token, &change.known.live, DEADLINE).await?)
+            Driver::bootstrap(epoch, target)
         }
-        None => {
-            let driver = Driver::keep(epoch, change.known.configurations, change.avoid).leaving_out(change.leave_out);
-            Ok(drive(driver, &token, &change.known.live, DEADLINE).await?)
-        }
-    }
+        Goal::Failover => Driver::keep(epoch, known.configurations, avoid).leaving_out(leave_out),
+        // The driver knows no preference yet: it takes any other member whose log is as long, and is tried again.
+        Goal::Switchover(_) => Driver::keep(epoch, known.configurations, avoid),
+        Goal::Change(target) => Driver::change(epoch, known.configurations, target),
+        Goal::Recover(_) => return Err(ViewChangeError::Unsupported),
+    };
+    Ok(drive(driver, &token, &known.live, DEADLINE).await?)
 }
 
 /// Writes down over which volumes the store is bootstrapped, before it is: a group that comes back blank and is another

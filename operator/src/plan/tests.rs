@@ -1,7 +1,12 @@
+use super::failover::DATA_LOST;
 use super::*;
+use crate::observe::{Health, group};
 use crate::testing::{LIMIT, blanks, epoch, incarnation, loses_primary, settings, status, unheard, well};
+use crate::view_change::ViewChangeError;
 use proptest::prelude::*;
 use quorate_api::{PrimaryView, Quorum};
+use quorate_client::DriveError;
+use quorate_crds::LastFailover;
 use quorate_crds::conditions::{AVAILABLE, FAILOVER_BLOCKED, READY, reasons};
 
 const QUORUM: Quorum = Quorum {
@@ -15,6 +20,8 @@ struct World {
     settings: Settings,
     reconciled: Reconciled,
     members: Vec<Observed>,
+    asked: Asked,
+    fates: BTreeMap<String, Fate>,
     driving: Option<Drive>,
     told: ReplicatedStoreStatus,
     memory: Memory,
@@ -31,8 +38,11 @@ impl World {
             reconciled: Reconciled {
                 generation: 1,
                 outcome: Outcome::Applied,
+                scale: Some(3),
             },
             members: members(QUORUM, now),
+            asked: Asked::default(),
+            fates: BTreeMap::new(),
             driving: None,
             memory: Memory::new(&told, begin, Timestamp::UNIX_EPOCH),
             told,
@@ -46,6 +56,8 @@ impl World {
             reconciled: &self.reconciled,
             selector: "app=orders",
             members: &self.members,
+            asked: &self.asked,
+            fates: &self.fates,
             driving: self.driving.as_ref(),
             told: &self.told,
             now,
@@ -111,7 +123,7 @@ fn a_dead_primary_is_replaced_at_once_and_only_once() {
     world.primary_dies();
     let plan = world.step();
     let change = plan.start.unwrap();
-    assert_eq!((change.first.as_ref(), change.from.as_deref()), (None, Some("orders-0-0")));
+    assert_eq!((&change.goal, change.from.as_deref()), (&Goal::Failover, Some("orders-0-0")));
     assert_eq!(
         (change.known.highest, change.known.configurations.len(), change.known.live.len()),
         (1, 1, 3)
@@ -150,7 +162,9 @@ fn blank_replicas_are_bootstrapped_once_all_are_there() {
         "2 of 3 replicas answer; the first epoch needs all of them and starts by itself when they do"
     );
     world.members.push(last);
-    let target = world.step().start.unwrap().first.unwrap();
+    let Goal::Bootstrap(target) = world.step().start.unwrap().goal else {
+        panic!("not the first epoch")
+    };
     assert_eq!(target.quorum(), QUORUM);
     assert_eq!(target.members()[2].host, "orders-0-2.orders-replicas.shop.svc:7400");
 }
@@ -457,7 +471,7 @@ prop_compose! {
             world.told = plan(&World::of(well).seen(world.now), &world.memory).status;
         }
         if driving {
-            let change = ViewChange { first: None, reason: "r".to_owned(), from: None, avoid: None, leave_out: None, silence: None, known: Known::of(&world.members, 0) };
+            let change = ViewChange { goal: Goal::Failover, reason: "r".to_owned(), from: None, avoid: None, leave_out: None, silence: None, known: Known::of(&world.members, 0) };
             world.begin(change);
         }
         world
@@ -486,7 +500,7 @@ proptest! {
 
     #[test]
     fn a_failover_begins_only_where_it_may(world in worlds()) {
-        if let Some(ViewChange { first: None, known, .. }) = world.plan().start {
+        if let Some(ViewChange { goal: Goal::Failover, known, .. }) = world.plan().start {
             let (reachable, quorum) = in_reach(&world);
             prop_assert!(reachable >= quorum.fence() as usize, "a fence quorum is in reach");
             prop_assert!(world.settings.automatic, "the mode is Automatic");
@@ -501,7 +515,7 @@ proptest! {
 
     #[test]
     fn a_first_epoch_begins_only_over_all_replicas_and_only_if_all_are_blank(world in worlds()) {
-        if let Some(ViewChange { first: Some(target), .. }) = world.plan().start {
+        if let Some(ViewChange { goal: Goal::Bootstrap(target), .. }) = world.plan().start {
             let fresh: Vec<_> = world.members.iter().filter_map(|member| member.fresh(world.now, LIMIT)).collect();
             prop_assert!(fresh.iter().all(|status| status.role == NodeRole::Blank));
             prop_assert_eq!(fresh.len(), world.settings.quorum.replicas as usize);
@@ -599,3 +613,5 @@ proptest! {
         prop_assert_eq!(later.phase, plan_now.phase);
     }
 }
+
+mod membership;

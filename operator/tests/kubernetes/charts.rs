@@ -109,7 +109,10 @@ fn to_watch_one_namespace_needs_permissions_there_only_and_the_same_ones() {
 fn the_operator_may_do_what_it_does_and_no_more() {
     let documents = render("quorate", "ops", &[]).unwrap();
     let mut granted = BTreeSet::new();
-    for rule in of_kind(&documents, "ClusterRole")[0]["rules"].as_array().unwrap() {
+    let rules = of_kind(&documents, "ClusterRole")
+        .into_iter()
+        .flat_map(|role| role["rules"].as_array().unwrap());
+    for rule in rules {
         for resource in rule["resources"].as_array().unwrap() {
             let verbs: Vec<_> = rule["verbs"]
                 .as_array()
@@ -122,9 +125,11 @@ fn the_operator_may_do_what_it_does_and_no_more() {
     }
     let expected = [
         "events create patch",
+        "nodes get",
+        "persistentvolumeclaims get delete",
         "poddisruptionbudgets get list watch create patch",
-        "pods get list watch patch",
-        "replicatedstores get list watch",
+        "pods get list watch patch delete",
+        "replicatedstores get list watch patch",
         "replicatedstores/finalizers update",
         "replicatedstores/status get patch",
         "secrets get create",
