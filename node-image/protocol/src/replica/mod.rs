@@ -13,6 +13,7 @@
 
 mod follower;
 mod primary;
+mod streams;
 mod view_change;
 
 use crate::event::{Effect, Event, Session};
