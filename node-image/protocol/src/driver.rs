@@ -67,6 +67,15 @@ pub enum DriverFailure {
         /// Its last entry.
         last: EntryId,
     },
+    /// The greatest log is on a member that the target drops, and what it has above the others may be committed: switch
+    /// over to a member that stays, then change.
+    #[error("the greatest log, up to {last:?}, is on {holder}, which the target drops: switch over to a member that stays first")]
+    Dropped {
+        /// The member.
+        holder: Incarnation,
+        /// Its last entry.
+        last: EntryId,
+    },
 }
 
 /// What the fence still waits for in one configuration.
@@ -95,7 +104,10 @@ pub struct Driver {
     epoch: Epoch,
     proposal: Proposal,
     bootstrap: bool,
+    /// A person gave up what the survivors do not have.
+    recovery: bool,
     avoid: Option<Incarnation>,
+    preferred: Option<Incarnation>,
     left_out: Option<Incarnation>,
     /// With the epoch that each is known from; [`Epoch::ZERO`] if the caller only said it.
     configurations: Vec<(Epoch, Configuration)>,
@@ -129,6 +141,19 @@ impl Driver {
         Self::new(epoch, Proposal::Change(target), Vec::new(), None, true)
     }
 
+    /// The human way out when too few members are left to fence: a change to `survivors`, all of whom must answer, that
+    /// waits for no other member. What only the lost members had is given up, committed or not, and if they come back
+    /// they may go on without the survivors. Never used without a person's word.
+    ///
+    /// Members of the `known` configurations are asked all the same: one that answers with more than the survivors have
+    /// is not lost, and ends it with [`DriverFailure::Dropped`].
+    #[must_use]
+    pub fn recover(epoch: Epoch, known: Vec<Configuration>, survivors: Configuration) -> Self {
+        let mut driver = Self::new(epoch, Proposal::Change(survivors), known, None, false);
+        driver.recovery = true;
+        driver
+    }
+
     fn new(epoch: Epoch, proposal: Proposal, known: Vec<Configuration>, avoid: Option<Incarnation>, bootstrap: bool) -> Self {
         let target = match &proposal {
             Proposal::Change(target) => Some((epoch, target.clone())),
@@ -138,7 +163,9 @@ impl Driver {
             epoch,
             proposal,
             bootstrap,
+            recovery: false,
             avoid,
+            preferred: None,
             left_out: None,
             configurations: Vec::new(),
             in_force_since: Epoch::ZERO,
@@ -158,6 +185,13 @@ impl Driver {
     #[must_use]
     pub fn leaving_out(mut self, member: Option<Incarnation>) -> Self {
         self.left_out = member;
+        self
+    }
+
+    /// Chooses this member if its log equals the greatest, and waits for its answer until [`Driver::settle`].
+    #[must_use]
+    pub fn preferring(mut self, member: Option<Incarnation>) -> Self {
+        self.preferred = member;
         self
     }
 
@@ -342,12 +376,14 @@ impl Driver {
     fn progress_in(&self, configuration: &Configuration) -> FenceProgress {
         let quorum = configuration.quorum();
         let needed = match (&self.proposal, self.bootstrap) {
+            (Proposal::Change(target), false) if self.recovery && target != configuration => 0,
+            (Proposal::Change(_), false) if self.recovery => quorum.replicas,
             (_, true) => quorum.replicas,
             (Proposal::Keep, false) => quorum.fence(),
             (Proposal::Change(_), false) if mutation::active(Mutation::ChangeFencedByVfAlone) => quorum.fence(),
             (Proposal::Change(_), false) => quorum.fence_for_change(),
         };
-        let needed = needed - u32::from(mutation::active(Mutation::FenceOneShort));
+        let needed = needed.saturating_sub(u32::from(mutation::active(Mutation::FenceOneShort)));
         let (fenced, missing): (Vec<_>, Vec<_>) = configuration
             .members()
             .iter()
@@ -375,9 +411,17 @@ impl Driver {
         }
         let everybody = progress.iter().all(|p| p.missing.is_empty());
         let Some((member, last, configuration)) = self.choose() else {
-            return Vec::new();
+            return match self.dropped_holder() {
+                Some((holder, last)) if everybody || settle => self.fail(DriverFailure::Dropped { holder, last }),
+                _ => Vec::new(),
+            };
         };
-        if Some(member.incarnation) == self.avoid && !everybody && !settle {
+        // One that was left out is never asked.
+        let awaits_preferred = self
+            .preferred
+            .is_some_and(|preferred| Some(preferred) != self.left_out && !self.answers.contains_key(&preferred));
+        let may_improve = Some(member.incarnation) == self.avoid || awaits_preferred || self.recovery;
+        if may_improve && !everybody && !settle {
             return Vec::new();
         }
         let request = ActivateRequest {
@@ -401,7 +445,7 @@ impl Driver {
             // Only blank replicas answered. A group has its first epoch start at least: what is known here is not the group.
             return None;
         }
-        if self.answers.values().any(|a| a.last > greatest) && !self.is_committed_nowhere_above() {
+        if self.answers.values().any(|a| a.last > greatest) && !self.recovery && !self.is_committed_nowhere_above() {
             return None;
         }
         let mut candidates: Vec<(Member, EntryId, Configuration)> = self
@@ -417,12 +461,30 @@ impl Driver {
                 Some((member, a.last, configuration))
             })
             .collect();
-        candidates.sort_by_key(|(member, ..)| (Some(member.incarnation) == self.avoid, member.ordinal, member.incarnation));
+        let order = |member: &Member| {
+            let preferred = Some(member.incarnation) == self.preferred;
+            (
+                !preferred,
+                Some(member.incarnation) == self.avoid,
+                member.ordinal,
+                member.incarnation,
+            )
+        };
+        candidates.sort_by_key(|(member, ..)| order(member));
         candidates.into_iter().next()
     }
 }
 
 impl Driver {
+    /// The undamaged member with the greatest log, if the target drops it.
+    fn dropped_holder(&self) -> Option<(Incarnation, EntryId)> {
+        let target = self.target()?;
+        let greatest = self.answers.values().max_by_key(|answer| answer.last)?;
+        let stays = |a: &&FenceAnswer| a.last == greatest.last && !a.damaged && target.contains(a.incarnation);
+        let dropped = greatest.last != EntryId::default() && !greatest.damaged && !self.answers.values().any(|a| stays(&a));
+        dropped.then_some((greatest.incarnation, greatest.last))
+    }
+
     /// Whether so many members that lost nothing have answered that what only a damaged one had cannot have reached a
     /// write quorum, and now never will: not in a configuration known here, and not in one that only the damaged one could
     /// have told of, because one of these members would have promised to the driver that changed to it.
@@ -704,5 +766,78 @@ mod tests {
         );
         let effects = driver.on_fence_answer(answer(2, epoch(7), entry(3, 9), std::slice::from_ref(&c)));
         assert!(matches!(&effects[..], [DriverEffect::Activate(m, _)] if m.ordinal == 2));
+    }
+
+    #[test]
+    fn a_switchover_waits_for_the_member_that_was_named_and_takes_it_only_with_the_greatest_log() {
+        let c = configuration(&[0, 1, 2], 2, 2);
+        let answer_of = |n, last| answer(n, epoch(7), last, std::slice::from_ref(&c));
+        let mut driver = Driver::keep(epoch(7), vec![c.clone()], None).preferring(Some(incarnation(2)));
+        assert_eq!(asked(&driver.requests()), [0, 1, 2]);
+        assert_eq!(driver.on_fence_answer(answer_of(0, entry(3, 9))), []);
+        assert_eq!(
+            driver.on_fence_answer(answer_of(1, entry(3, 9))),
+            [],
+            "the named member may still answer"
+        );
+        let equal = driver.clone().on_fence_answer(answer_of(2, entry(3, 9)));
+        assert!(matches!(&equal[..], [DriverEffect::Activate(m, _)] if m.ordinal == 2), "{equal:?}");
+        let behind = driver.clone().on_fence_answer(answer_of(2, entry(3, 8)));
+        assert!(
+            matches!(&behind[..], [DriverEffect::Activate(m, _)] if m.ordinal == 0),
+            "{behind:?}"
+        );
+        let settled = driver.settle();
+        assert!(
+            matches!(&settled[..], [DriverEffect::Activate(m, _)] if m.ordinal == 0),
+            "{settled:?}"
+        );
+    }
+
+    #[test]
+    fn a_change_that_drops_the_holder_of_the_greatest_log_says_so() {
+        let old = configuration(&[0, 1, 2], 2, 2);
+        let target = configuration(&[1, 2], 2, 2);
+        let answer_of = |n, last| answer(n, epoch(7), last, std::slice::from_ref(&old));
+        let mut driver = Driver::change(epoch(7), vec![old.clone()], target);
+        let _ = driver.requests();
+        assert_eq!(driver.on_fence_answer(answer_of(0, entry(3, 9))), []);
+        assert_eq!(driver.on_fence_answer(answer_of(1, entry(3, 8))), []);
+        let equal = driver.clone().on_fence_answer(answer_of(2, entry(3, 9)));
+        assert!(matches!(&equal[..], [DriverEffect::Activate(m, _)] if m.ordinal == 2), "{equal:?}");
+        let dropped = DriverFailure::Dropped {
+            holder: incarnation(0),
+            last: entry(3, 9),
+        };
+        assert_eq!(driver.on_fence_answer(answer_of(2, entry(3, 8))), [DriverEffect::Failed(dropped)]);
+        assert!(driver.finished());
+    }
+
+    #[test]
+    fn a_recovery_takes_the_greatest_survivor_and_waits_for_nobody_else() {
+        let old = configuration(&[0, 1, 2, 3, 4], 3, 3);
+        let survivors = configuration(&[3, 4], 2, 2);
+        let answer_of = |n, last| answer(n, epoch(7), last, std::slice::from_ref(&old));
+        let mut driver = Driver::recover(epoch(7), vec![old.clone()], survivors.clone());
+        assert_eq!(asked(&driver.requests()), [0, 1, 2, 3, 4]);
+        assert_eq!(driver.on_fence_answer(answer_of(3, entry(3, 8))), []);
+        assert_eq!(driver.settle(), [], "a survivor is missing");
+        assert_eq!(
+            driver.on_fence_answer(answer_of(4, entry(3, 9))),
+            [],
+            "one that was given up may still answer"
+        );
+        let mut with_more = driver.clone();
+        assert_eq!(with_more.on_fence_answer(answer_of(0, entry(3, 10))), []);
+        let found = DriverFailure::Dropped {
+            holder: incarnation(0),
+            last: entry(3, 10),
+        };
+        assert_eq!(with_more.settle(), [DriverEffect::Failed(found)]);
+        let settled = driver.settle();
+        let [DriverEffect::Activate(member, request)] = &settled[..] else {
+            panic!("{settled:?}");
+        };
+        assert_eq!((member.ordinal, &request.configuration), (4, &survivors));
     }
 }
