@@ -12,6 +12,7 @@
 //! It does not execute commands, know clients, or decide who should be primary.
 
 mod follower;
+mod learners;
 mod primary;
 mod streams;
 mod view_change;
@@ -76,6 +77,8 @@ pub struct Replica {
     /// Dialled connections that stand.
     links: BTreeMap<Incarnation, Session>,
     role: Role,
+    /// See [`Replica::learner_changes`].
+    learner_changes: u64,
 }
 
 impl Replica {
@@ -101,6 +104,7 @@ impl Replica {
             applied: commit,
             links: BTreeMap::new(),
             role,
+            learner_changes: 0,
         }
     }
 
@@ -112,7 +116,8 @@ impl Replica {
                 Request::SnapshotChunk(chunk) => self.on_snapshot_chunk(from, peer, chunk, now, out),
                 Request::Fence(request) => self.on_fence(from, &request, out),
                 Request::Activate(request) => self.on_activate(from, request, now, out),
-                Request::Admit(_) | Request::Watch { .. } | Request::Addresses(_) | Request::HandOver => {}
+                Request::Admit(learners) => self.on_admit(learners, now, out),
+                Request::Watch { .. } | Request::Addresses(_) | Request::HandOver => {}
             },
             Event::SessionClosed(session) => self.on_session_closed(session),
             Event::LinkUp { peer, session } => {
@@ -440,6 +445,7 @@ mod tests {
         assert_eq!(reads(&late), 1, "it reads again: {late:?}");
         assert!(!late.iter().any(|effect| matches!(effect, Effect::Send(..))), "{late:?}");
     }
+
     #[test]
     fn a_proposal_is_remembered_until_the_epoch_start_that_settles_it_is_durable_here() {
         let mut log = LogView::new(Position::default(), None, 0);
@@ -512,5 +518,82 @@ mod tests {
         assert_eq!(slow, [(epoch(2), proposal), (epoch(3), Proposal::Keep)]);
         step(&mut replica, Event::LogDurable { generation: 0, index: 2 });
         assert_eq!(stored(&step(&mut replica, fence(3, &Proposal::Keep))), [(epoch(3), Proposal::Keep)]);
+    }
+
+    #[test]
+    fn a_learner_gets_the_log_counts_in_nothing_and_deposes_nobody() {
+        const LEARNER: Session = Session(5);
+        let log = LogView::new(Position::default(), None, 0);
+        let mut primary = Replica::new(incarnation(0), Settings::default(), HardState::default(), log, 0);
+        let link = |primary: &mut Replica, peer, session| step(primary, Event::LinkUp { peer, session });
+        link(&mut primary, incarnation(1), LINK);
+        become_primary(&mut primary, 2);
+        let member = Member {
+            incarnation: incarnation(7),
+            ordinal: 3,
+            host: "n3".into(),
+        };
+        let admit = |primary: &mut Replica, learners: &[Member]| {
+            let request = Request::Admit(learners.to_vec());
+            step(
+                primary,
+                Event::Request {
+                    from: DRIVER,
+                    peer: None,
+                    request,
+                },
+            )
+        };
+        let ack = |primary: &mut Replica, session, durable, round| {
+            primary.step(
+                Event::LogDurable {
+                    generation: 0,
+                    index: durable,
+                },
+                0,
+                &mut Vec::new(),
+            );
+            let ack = AppendAck {
+                epoch: epoch(2),
+                durable,
+                round,
+                mismatch: None,
+            };
+            step(primary, Event::AppendAck { session, ack })
+        };
+        admit(&mut primary, std::slice::from_ref(&member));
+        assert_eq!(primary.learners(), [], "not before the epoch start is committed");
+        ack(&mut primary, LINK, 1, 1);
+        assert!(primary.serving());
+        step(&mut primary, Event::Tick);
+        assert_eq!(primary.learners(), std::slice::from_ref(&member));
+        let sent = link(&mut primary, incarnation(7), LEARNER);
+        assert!(sent.iter().any(|e| matches!(e, Effect::Send(LEARNER, _))), "{sent:?}");
+
+        let index = primary.propose(Bytes::from_static(b"x"), 0);
+        let barrier = primary.read_barrier();
+        primary.flush(0, &mut Vec::new());
+        ack(&mut primary, LEARNER, index, 1000);
+        let peers = primary.peers(0);
+        assert!(peers.iter().any(|p| p.learner && p.matched == index), "{peers:?}");
+        assert_eq!(primary.commit(), 1, "a learner is no write quorum");
+        assert!(primary.confirmed_round() < barrier, "nor does it confirm a read");
+        assert!(!primary.has_successor());
+        let refusal = AppendAck {
+            epoch: epoch(2),
+            durable: 0,
+            round: 1000,
+            mismatch: Some(Mismatch::Promised(epoch(9))),
+        };
+        step(
+            &mut primary,
+            Event::AppendAck {
+                session: LEARNER,
+                ack: refusal,
+            },
+        );
+        assert!(primary.serving(), "a learner's promise deposes nobody");
+        admit(&mut primary, &[]);
+        assert!(primary.peers(0).iter().all(|p| !p.learner));
     }
 }

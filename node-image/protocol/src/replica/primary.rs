@@ -5,7 +5,7 @@ use super::streams::{Peer, Stream};
 use super::{Replica, Role};
 use crate::event::{Effect, Session};
 use crate::mutation::{self, Mutation};
-use quorate_api::{Configuration, Entry, EntryBody, EntryId, Epoch, Incarnation, PeerStatus, Quorum};
+use quorate_api::{Configuration, Entry, EntryBody, EntryId, Epoch, Incarnation, Member, PeerStatus, Quorum};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,7 +25,12 @@ pub(super) struct Primary {
     /// Own entries that no effect carries yet.
     pub(super) unflushed: Vec<Arc<Entry>>,
     quorum: Quorum,
+    /// Members and learners.
     pub(super) peers: BTreeMap<Incarnation, Peer>,
+    /// Learners that the operator named.
+    pub(super) admitted: Vec<Member>,
+    /// Members of before that do not know yet that they were dropped.
+    pub(super) dropped: Vec<Member>,
     /// The last round sent. Everything sent carries it.
     pub(super) round: u64,
     /// A read waits for a round above `round`.
@@ -59,6 +64,8 @@ impl Primary {
             unflushed: Vec::new(),
             quorum: configuration.quorum(),
             peers,
+            admitted: Vec::new(),
+            dropped: Vec::new(),
             round: 0,
             round_wanted: false,
             uncommitted_bytes: 0,
@@ -77,18 +84,29 @@ impl Primary {
             matched: peer.matched,
             heard_millis_ago: now.saturating_sub(peer.heard_at),
             snapshot: matches!(peer.stream, Stream::Snapshot),
-            learner: false,
+            learner: peer.learner,
         };
         self.peers.iter().map(status).collect()
     }
 
     /// The highest index that V_w members, this one included, hold durably.
     fn replicated(&self, own: u64) -> u64 {
-        nth_greatest(self.peers.values().map(|peer| peer.matched), own, self.quorum.write)
+        nth_greatest(self.members().map(|peer| peer.matched), own, self.quorum.write)
     }
 
     pub(super) fn confirmed_round(&self) -> u64 {
-        nth_greatest(self.peers.values().map(|peer| peer.round), u64::MAX, self.quorum.read).min(self.round)
+        nth_greatest(self.members().map(|peer| peer.round), u64::MAX, self.quorum.read).min(self.round)
+    }
+
+    /// Those that count.
+    fn members(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.values().filter(|peer| !peer.learner)
+    }
+
+    /// Those that do not, each once.
+    pub(super) fn learners(&self) -> impl Iterator<Item = &Member> {
+        let again = |member: &&Member| self.admitted.iter().any(|m| m.incarnation == member.incarnation);
+        self.admitted.iter().chain(self.dropped.iter().filter(move |member| !again(member)))
     }
 
     pub(super) fn peer_mut(&mut self, session: Session) -> Option<&mut Peer> {
@@ -158,8 +176,7 @@ impl Replica {
     pub fn has_successor(&self) -> bool {
         match &self.role {
             Role::Primary(primary) => primary
-                .peers
-                .values()
+                .members()
                 .any(|peer| peer.session.is_some() && peer.matched == self.log.last().id.index),
             Role::Follower(_) => false,
         }
@@ -252,5 +269,6 @@ impl Replica {
         for waiter in std::mem::take(&mut primary.waiters) {
             out.push(self.activate_reply(waiter, epoch, Ok(EntryId { epoch, index })));
         }
+        self.learner_changes += 1;
     }
 }

@@ -14,6 +14,8 @@ use std::sync::Arc;
 /// One member's stream.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
+    /// Counts in no quorum.
+    pub(super) learner: bool,
     pub(super) session: Option<Session>,
     pub(super) stream: Stream,
     /// The member holds this log durably up to here.
@@ -56,6 +58,7 @@ fn log_reading(session: Session, after: u64, max_bytes: usize, out: &mut Vec<Eff
 impl Peer {
     pub(super) fn new(session: Option<Session>, now: u64) -> Self {
         Self {
+            learner: false,
             session,
             stream: Stream::Snapshot,
             matched: 0,
@@ -63,6 +66,13 @@ impl Peer {
             told: 0,
             heard_at: now,
             sent_at: now,
+        }
+    }
+
+    pub(super) fn learner(session: Option<Session>, now: u64) -> Self {
+        Self {
+            learner: true,
+            ..Self::new(session, now)
         }
     }
 
@@ -111,7 +121,7 @@ impl Replica {
     }
 
     /// Asks a member where its log stands, by an append without entries at the end of this log.
-    fn probe(&mut self, peer: Incarnation, now: u64, out: &mut Vec<Effect>) {
+    pub(super) fn probe(&mut self, peer: Incarnation, now: u64, out: &mut Vec<Effect>) {
         // Entries that are not flushed yet are not on their way: the probe speaks of the log before them.
         let Role::Primary(primary) = &mut self.role else { return };
         let prev = match primary.unflushed.first() {
@@ -158,12 +168,21 @@ impl Replica {
         let Role::Primary(primary) = &mut self.role else { return };
         let (epoch, round, commit) = (primary.epoch, primary.round, self.commit);
         let Settings {
+            heartbeat_millis,
             max_append_bytes,
             max_in_flight_bytes,
             ..
         } = self.settings;
         let Some(state) = primary.peers.get_mut(&peer) else { return };
         let Some(session) = state.session else { return };
+        // No reader waits for a learner, and it gets a quarter of what a member may have on its way.
+        let (sign, max_in_flight_bytes) = match state.learner {
+            true => (
+                sign && now.saturating_sub(state.sent_at) >= heartbeat_millis,
+                max_in_flight_bytes / 4,
+            ),
+            false => (sign, max_in_flight_bytes),
+        };
         let mut sent = false;
         if let Stream::Open {
             next,
@@ -230,7 +249,8 @@ impl Replica {
         let last = self.log.last().id.index;
         let Role::Primary(primary) = &mut self.role else { return };
         if let Some(Mismatch::Promised(epoch)) = ack.mismatch {
-            if epoch > self.hard.promised && primary.peer_mut(session).is_some() {
+            let counts = primary.peer_mut(session).is_some_and(|peer| !peer.learner);
+            if epoch > self.hard.promised && counts {
                 self.promise(epoch, None, out);
             }
             return;
@@ -396,6 +416,7 @@ impl Replica {
         for peer in quiet {
             self.send_to(peer, true, now, out);
         }
+        self.tend_learners(now, out);
         self.flush(now, out);
     }
 }

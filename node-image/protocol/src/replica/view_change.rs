@@ -17,6 +17,7 @@ impl Replica {
             if !primary.unflushed.is_empty() {
                 out.push(self.append_effect(primary.unflushed));
             }
+            self.learner_changes += 1;
             out.push(Effect::SteppedDown(primary.epoch));
             for waiter in primary.waiters {
                 out.push(self.activate_reply(waiter, primary.epoch, Err(ActivateRefusal::Deposed(epoch))));
@@ -82,7 +83,9 @@ impl Replica {
         // A primary executes on its latest appended state.
         self.apply_through(self.log.last().id.index, out);
         let start = self.log.last().id.index + 1;
-        let primary = Primary::new(self.me, request.epoch, start, &request.configuration, &self.links, now);
+        let dropped = self.dropped_by(&request.configuration);
+        let mut primary = Primary::new(self.me, request.epoch, start, &request.configuration, &self.links, now);
+        primary.dropped = dropped;
         self.role = Role::Primary(Box::new(primary.waiting(from)));
         self.append_own(EntryBody::EpochStart(request.configuration), 0);
         if mutation::active(Mutation::ServeBeforeEpochStart) {

@@ -63,6 +63,7 @@ struct Outline {
     promised: Epoch,
     primary: Option<(Incarnation, bool)>,
     configuration: Option<EntryId>,
+    learners: u64,
     links: usize,
     damaged: bool,
     terminating: bool,
@@ -449,12 +450,13 @@ impl Node {
     fn observe(&mut self) {
         let replica = &self.parts.replica;
         self.view.commit = replica.commit();
-        self.view.stale_reads = replica.state_is_committed();
+        self.view.stale_reads = replica.state_is_committed() && replica.role() != NodeRole::Learner;
         let outline = Outline {
             role: replica.role(),
             promised: replica.promised(),
             primary: replica.primary_view(self.now()).map(|view| (view.incarnation, is_heard(&view))),
             configuration: replica.configuration().map(|(id, _)| *id),
+            learners: replica.learner_changes(),
             links: replica.link_count(),
             damaged: replica.damaged(),
             terminating: self.handing_over,
@@ -463,8 +465,9 @@ impl Node {
         if before == Some(outline) {
             return;
         }
-        if before.is_none_or(|before| before.configuration != outline.configuration) {
-            let members = replica.configuration().map(|(_, c)| c.members().to_vec()).unwrap_or_default();
+        if before.is_none_or(|before| (before.configuration, before.learners) != (outline.configuration, outline.learners)) {
+            let mut members = replica.configuration().map(|(_, c)| c.members().to_vec()).unwrap_or_default();
+            members.extend(replica.learners());
             self.members.send_replace(members);
         }
         self.refresh_view();
