@@ -37,9 +37,6 @@ pub enum ViewChangeError {
     /// A failover was more urgent.
     #[error("a failover was needed meanwhile")]
     Overtaken,
-    /// The replicas of this version know no such view change.
-    #[error("the replicas of this version cannot do it")]
-    Unsupported,
 }
 
 /// What a drive needs to know.
@@ -95,6 +92,7 @@ pub async fn carry_out(
         goal,
         reason: _,
         from: _,
+        primary: stay,
         avoid,
         leave_out,
         silence: _,
@@ -106,10 +104,9 @@ pub async fn carry_out(
             Driver::bootstrap(epoch, target)
         }
         Goal::Failover => Driver::keep(epoch, known.configurations, avoid).leaving_out(leave_out),
-        // The driver knows no preference yet: it takes any other member whose log is as long, and is tried again.
-        Goal::Switchover(_) => Driver::keep(epoch, known.configurations, avoid),
-        Goal::Change(target) => Driver::change(epoch, known.configurations, target),
-        Goal::Recover(_) => return Err(ViewChangeError::Unsupported),
+        Goal::Switchover(to) => Driver::keep(epoch, known.configurations, avoid).preferring(Some(to)),
+        Goal::Change(target) => Driver::change(epoch, known.configurations, target).preferring(stay),
+        Goal::Recover(survivors) => Driver::recover(epoch, known.configurations, survivors),
     };
     Ok(drive(driver, &token, &known.live, DEADLINE).await?)
 }

@@ -66,7 +66,7 @@ fn failed(memory: &mut Memory, drive: &Drive, error: &ViewChangeError, now: Inst
         ViewChangeError::Drive(DriveError::Failed(DriverFailure::Superseded { highest })) => {
             memory.highest = memory.highest.max(*highest);
         }
-        ViewChangeError::Drive(_) | ViewChangeError::Api(_) | ViewChangeError::Overtaken | ViewChangeError::Unsupported => {}
+        ViewChangeError::Drive(_) | ViewChangeError::Api(_) | ViewChangeError::Overtaken => {}
     }
 }
 
@@ -110,11 +110,8 @@ fn succeeded(mut memory: Memory, drive: &Drive, driven: &Driven, members: &[Obse
             note(false, "ConfigurationChanged", text)
         }
         Goal::Recover(survivors) => {
-            let pods = survivors
-                .iter()
-                .map(|survivor| name(members, *survivor))
-                .collect::<Vec<_>>()
-                .join(", ");
+            let each = survivors.members().iter().map(|survivor| name(members, survivor.incarnation));
+            let pods = each.collect::<Vec<_>>().join(", ");
             let text = format!("a person accepted the loss of acknowledged writes: the group goes on with {pods} alone; {reason}");
             data_loss = Some(DataLoss {
                 shard: 0,

@@ -208,6 +208,7 @@ fn next_step(seen: &Observation<'_>, memory: &Memory, current: &Configuration, l
             goal,
             reason,
             from: from.map(|member| member.pod.clone()),
+            primary: Some(leader.id.incarnation),
             leave_out: None,
             silence: None,
             known: Known::of(seen.members, memory.highest),

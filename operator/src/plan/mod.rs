@@ -182,7 +182,7 @@ pub enum Goal {
     /// Other members or quorums.
     Change(Configuration),
     /// A group of these members alone, because a person said so: too few are left for anything else.
-    Recover(Vec<Incarnation>),
+    Recover(Configuration),
 }
 
 /// A view change to start.
@@ -194,6 +194,8 @@ pub struct ViewChange {
     pub reason: String,
     /// The pod of the primary before.
     pub from: Option<String>,
+    /// The primary, if it serves: a change leaves it where it is.
+    pub primary: Option<Incarnation>,
     /// A replica that is about to stop: not to be chosen while another one is as good.
     pub avoid: Option<Incarnation>,
     /// The primary, if it is heard but cut off from its members: not to be asked.

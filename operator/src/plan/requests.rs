@@ -7,7 +7,7 @@ use super::membership::holds_log;
 use super::{Goal, Memory, Note, Observation, Phase, ViewChange, leader};
 use crate::observe::{Observed, configuration};
 use crate::view_change::Known;
-use quorate_api::Incarnation;
+use quorate_api::{Configuration, Member, Quorum};
 
 /// A switchover under load may find that the old primary alone held the last entries: it is tried again so often.
 const ATTEMPTS: u32 = 5;
@@ -145,20 +145,22 @@ fn accept_data_loss(seen: &Observation<'_>, memory: &Memory, phase: &Phase, aske
         return refuse(format!("the shard is blocked in epoch {epoch}"));
     }
     let known = configuration(seen.members);
-    let is_member = |incarnation| known.is_some_and(|(_, current)| current.contains(incarnation));
-    let heard = |member: &&Observed| {
-        member
-            .fresh(seen.now, seen.settings.suspect_after)
-            .is_some_and(|status| !status.damaged)
+    let heard = |incarnation| {
+        let mut fresh = seen
+            .members
+            .iter()
+            .filter_map(|member| member.fresh(seen.now, seen.settings.suspect_after));
+        fresh.any(|status| status.id.incarnation == incarnation && !status.damaged)
     };
-    let there = seen.members.iter().filter(heard).filter_map(Observed::incarnation);
-    let survivors: Vec<Incarnation> = there.filter(|incarnation| is_member(*incarnation)).collect();
-    if survivors.is_empty() {
-        return refuse("no member answers".to_owned());
-    }
+    let current = known.into_iter().flat_map(|(_, current)| current.members());
+    let left: Vec<Member> = current.filter(|member| heard(member.incarnation)).cloned().collect();
+    let quorum = Quorum::majority(u32::try_from(left.len()).unwrap_or_default());
+    let Ok(survivors) = Configuration::new(left, quorum.write, quorum.read) else {
+        return refuse("no undamaged member answers".to_owned());
+    };
     let lost = known.into_iter().flat_map(|(_, current)| current.members());
     let lost: Vec<String> = lost
-        .filter(|member| !survivors.contains(&member.incarnation))
+        .filter(|member| !survivors.contains(member.incarnation))
         .map(|member| member.ordinal.to_string())
         .collect();
     let reason = format!("given up: replicas {}", lost.join(", "));
@@ -175,6 +177,7 @@ fn begin(seen: &Observation<'_>, memory: &Memory, goal: Goal, reason: String) ->
         goal,
         reason,
         from,
+        primary: None,
         leave_out: None,
         silence: None,
         known: Known::of(seen.members, memory.highest),

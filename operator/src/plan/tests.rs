@@ -471,7 +471,7 @@ prop_compose! {
             world.told = plan(&World::of(well).seen(world.now), &world.memory).status;
         }
         if driving {
-            let change = ViewChange { goal: Goal::Failover, reason: "r".to_owned(), from: None, avoid: None, leave_out: None, silence: None, known: Known::of(&world.members, 0) };
+            let change = ViewChange { goal: Goal::Failover, reason: "r".to_owned(), from: None, primary: None, avoid: None, leave_out: None, silence: None, known: Known::of(&world.members, 0) };
             world.begin(change);
         }
         world
