@@ -15,17 +15,17 @@ fn store(namespace: &str, spec: &str) -> String {
 }
 
 /// A store that serves, with its operator.
-struct Scene<'a> {
-    plane: &'a ControlPlane,
-    namespace: String,
-    release: Release<'a>,
-    operator: Process,
-    machines: Machines,
-    primary: usize,
+pub(crate) struct Scene<'a> {
+    pub(crate) plane: &'a ControlPlane,
+    pub(crate) namespace: String,
+    pub(crate) release: Release<'a>,
+    pub(crate) operator: Process,
+    pub(crate) machines: Machines,
+    pub(crate) primary: usize,
 }
 
 impl<'a> Scene<'a> {
-    async fn set(plane: &'a ControlPlane, purpose: &str, spec: &str) -> Scene<'a> {
+    pub(crate) async fn set(plane: &'a ControlPlane, purpose: &str, spec: &str) -> Scene<'a> {
         let namespace = plane.namespace(purpose).await;
         let release = Release::install(plane, "quorate", &namespace);
         let operator = release.start("one");
@@ -42,11 +42,11 @@ impl<'a> Scene<'a> {
         }
     }
 
-    async fn epoch(&self) -> i64 {
+    pub(crate) async fn epoch(&self) -> i64 {
         self.machines.status().await.shards[0].epoch
     }
 
-    async fn events(&self) -> Vec<String> {
+    pub(crate) async fn events(&self) -> Vec<String> {
         let api: Api<Event> = Api::namespaced(self.plane.client().await, &self.namespace);
         let events = api.list(&ListParams::default()).await.unwrap();
         events.items.into_iter().filter_map(|event| event.reason).collect()

@@ -50,6 +50,9 @@ pub(crate) struct Machines {
     pods: Api<Pod>,
     pub(crate) stores: Api<ReplicatedStore>,
     pub(crate) store: String,
+    sets: Api<StatefulSet>,
+    folder: PathBuf,
+    net: String,
     template: Value,
     token: PathBuf,
     machines: Vec<Machine>,
@@ -83,20 +86,82 @@ impl Machines {
         std::fs::write(&token, &secret.data.unwrap()["token"].0).unwrap();
         let spec = set.spec.unwrap();
         let (net, count) = (20 + std::process::id() % 200, COUNT.fetch_add(1, Ordering::Relaxed));
-        let machines = (0..spec.replicas.unwrap()).map(|ordinal| Machine {
-            pod: format!("{set_name}-{ordinal}"),
-            address: format!("127.{net}.{count}.{}", ordinal + 1),
-            data: folder.join(format!("data-{ordinal}")),
-            process: None,
-        });
-        Self {
+        let mut machines = Self {
             pods: Api::namespaced(client.clone(), namespace),
             stores: Api::namespaced(client.clone(), namespace),
             store: store.to_owned(),
+            sets,
+            folder,
+            net: format!("127.{net}.{count}"),
             template: serde_json::to_value(&spec.template).unwrap(),
             token,
-            machines: machines.collect(),
+            machines: Vec::new(),
+        };
+        machines.provide(usize::try_from(spec.replicas.unwrap()).unwrap());
+        machines
+    }
+
+    /// Machines for so many pods; those that were there keep their disks.
+    fn provide(&mut self, pods: usize) {
+        for ordinal in self.machines.len()..pods {
+            self.machines.push(Machine {
+                pod: format!("{}-0-{ordinal}", self.store),
+                address: format!("{}.{}", self.net, ordinal + 1),
+                data: self.folder.join(format!("data-{ordinal}")),
+                process: None,
+            });
         }
+    }
+
+    /// Awaits that the StatefulSet has so many pods, and then does as its controller: makes those that are missing, and deletes
+    /// those that are too many.
+    pub(crate) async fn follow(&mut self, pods: usize) {
+        let name = format!("{}-0", self.store);
+        eventually(&format!("the StatefulSet has {pods} pods"), PATIENCE, async || {
+            let set = self.sets.get(&name).await.unwrap();
+            (set.spec.unwrap().replicas == i32::try_from(pods).ok()).then_some(())
+        })
+        .await;
+        self.provide(pods);
+        for ordinal in 0..self.machines.len() {
+            let runs = self.machines[ordinal].process.is_some();
+            if ordinal < pods && !runs {
+                self.create(ordinal).await;
+                self.boot(ordinal).await;
+            } else if ordinal >= pods && runs {
+                self.delete(ordinal).await;
+                self.machines[ordinal].process = None;
+            }
+        }
+    }
+
+    /// Changes the spec.
+    pub(crate) async fn respec(&self, spec: &Value) {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        self.stores.patch(&self.store, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// Asks for something in an annotation.
+    pub(crate) async fn ask(&self, annotation: &str, value: &str) {
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {annotation: value}}}));
+        self.stores.patch(&self.store, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// Awaits that this configuration is in force, with nothing left to do.
+    pub(crate) async fn in_force(&self, replicas: i32, write: i32, read: i32) -> usize {
+        eventually(&format!("{replicas}/{write}/{read} is in force"), PATIENCE, async || {
+            let status = self.status().await;
+            let shard = status.shards.first()?;
+            let quorum = shard.quorum?;
+            ((quorum.replicas, quorum.write, quorum.read) == (replicas, write, read) && shard.change.is_none()).then_some(())
+        })
+        .await;
+        self.ready().await
+    }
+
+    /// Where clients find the node of an ordinal, now or once there is one.
+    pub(crate) fn client_of(&self, ordinal: usize) -> SocketAddr {
+        format!("{}.{}:6379", self.net, ordinal + 1).parse().unwrap()
     }
 
     /// Where clients find the nodes.

@@ -16,6 +16,7 @@ mod definition;
 mod failover;
 mod leading;
 mod machines;
+mod membership;
 mod objects;
 mod operator;
 mod process;
