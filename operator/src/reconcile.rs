@@ -118,11 +118,8 @@ impl Reconciler {
         let keeper = keepers.get(&settings.uid);
         let pods = present.map(pods_of);
         match keeper.and_then(|keeper| *keeper.shape.borrow()) {
-            Some(shape) => {
-                Shape {
-                    replicas: layout.replicas,
-                    max_unavailable: layout.max_unavailable,
-                } = shape
+            Some(Shape { replicas, max_unavailable }) => {
+                (layout.replicas, layout.max_unavailable) = (replicas, max_unavailable);
             }
             // The keeper does not know enough yet: nothing is taken away from what is there.
             None if pods.is_some() => {

@@ -126,7 +126,7 @@ fn succeeded(mut memory: Memory, drive: &Drive, driven: &Driven, members: &[Obse
             failover = Some(LastFailover {
                 shard: 0,
                 from: from.clone(),
-                to: to.clone(),
+                to,
                 reason: reason.clone(),
                 detected_at: moment(Duration::ZERO),
                 fenced_at: moment(fenced),

@@ -5,9 +5,9 @@
 //! closely to listen, when to look again, and the next memory. [`conclude`] takes the outcome of a view change. No client, no
 //! clock, no random number, no `async`; the keeper only carries out.
 //!
-//! By concern: [`failover`] a primary that is lost, and the first epoch · [`membership`] members and quorums that are not as
-//! the spec wants them · [`requests`] what a person asks for in annotations · [`recovery`] machines that do not come back ·
-//! [`mod@conclude`] outcomes.
+//! By concern: `failover` a primary that is lost, and the first epoch · `membership` members and quorums that are not as
+//! the spec wants them · `requests` what a person asks for in annotations · `recovery` machines that do not come back ·
+//! `conclude` outcomes.
 //!
 //! What holds, and is tested over generated states: one view change of a shard at a time, and a failover waits for no other
 //! one · no failover without a fence quorum in reach, none while the members hear a primary that only the operator has lost,
