@@ -18,6 +18,55 @@ const RENEW_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two attempts.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// The rule alone: no client, no clock.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    identity: String,
+    seen: Option<(LeaseSpec, Instant)>,
+}
+
+impl Candidate {
+    /// Who has not looked yet.
+    #[must_use]
+    pub fn new(identity: String) -> Self {
+        Self { identity, seen: None }
+    }
+
+    /// What to write over the lease that was read just now, if this candidate may take it or holds it; `None` if it is
+    /// another's. `found` is `None` where there is no lease.
+    pub fn attempt(&mut self, found: Option<&LeaseSpec>, now: Instant, wall: Timestamp) -> Option<LeaseSpec> {
+        let wall = MicroTime(wall);
+        let Some(spec) = found else {
+            return Some(LeaseSpec {
+                holder_identity: Some(self.identity.clone()),
+                lease_duration_seconds: Some(DURATION.as_secs() as i32),
+                acquire_time: Some(wall.clone()),
+                renew_time: Some(wall),
+                lease_transitions: Some(0),
+                ..LeaseSpec::default()
+            });
+        };
+        if self.seen.as_ref().is_none_or(|(seen, _)| seen != spec) {
+            self.seen = Some((spec.clone(), now));
+        }
+        let ours = spec.holder_identity.as_deref() == Some(&self.identity);
+        let unchanged = self.seen.as_ref().map_or(Duration::ZERO, |(_, since)| now.duration_since(*since));
+        let length = Duration::from_secs(u64::try_from(spec.lease_duration_seconds.unwrap_or(0)).unwrap_or(0));
+        let free = spec.holder_identity.as_deref().is_none_or(str::is_empty) || unchanged >= length;
+        if !ours && !free {
+            return None;
+        }
+        Some(LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: Some(DURATION.as_secs() as i32),
+            acquire_time: if ours { spec.acquire_time.clone() } else { Some(wall.clone()) },
+            renew_time: Some(wall),
+            lease_transitions: Some(spec.lease_transitions.unwrap_or(0) + i32::from(!ours)),
+            ..spec.clone()
+        })
+    }
+}
+
 /// Whose the lease is after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Holder {
@@ -32,8 +81,7 @@ enum Holder {
 pub struct Election {
     api: Api<Lease>,
     name: String,
-    identity: String,
-    seen: Option<(LeaseSpec, Instant)>,
+    candidate: Candidate,
 }
 
 impl Election {
@@ -43,8 +91,7 @@ impl Election {
         Self {
             api: Api::namespaced(client, namespace),
             name: name.to_owned(),
-            identity,
-            seen: None,
+            candidate: Candidate::new(identity),
         }
     }
 
@@ -77,7 +124,7 @@ impl Election {
     pub async fn release(&mut self) {
         let Ok(mut lease) = self.api.get(&self.name).await else { return };
         let spec = lease.spec.get_or_insert_default();
-        if spec.holder_identity.as_deref() == Some(&self.identity) {
+        if spec.holder_identity.as_deref() == Some(&self.candidate.identity) {
             spec.holder_identity = None;
             spec.lease_duration_seconds = Some(1);
             if let Err(error) = self.api.replace(&self.name, &PostParams::default(), &lease).await {
@@ -88,44 +135,22 @@ impl Election {
 
     /// Takes or renews the lease if that is allowed.
     async fn try_take(&mut self) -> kube::Result<Holder> {
-        let now = MicroTime(Timestamp::now());
-        let Some(mut lease) = self.api.get_opt(&self.name).await? else {
+        let found = self.api.get_opt(&self.name).await?;
+        let spec = found.as_ref().map(|lease| lease.spec.clone().unwrap_or_default());
+        let Some(wanted) = self.candidate.attempt(spec.as_ref(), Instant::now(), Timestamp::now()) else {
+            return Ok(Holder::Other);
+        };
+        let Some(mut lease) = found else {
             let lease = Lease {
                 metadata: ObjectMeta {
                     name: Some(self.name.clone()),
                     ..ObjectMeta::default()
                 },
-                spec: Some(LeaseSpec {
-                    holder_identity: Some(self.identity.clone()),
-                    lease_duration_seconds: Some(DURATION.as_secs() as i32),
-                    acquire_time: Some(now.clone()),
-                    renew_time: Some(now),
-                    lease_transitions: Some(0),
-                    ..LeaseSpec::default()
-                }),
+                spec: Some(wanted),
             };
             return won(self.api.create(&PostParams::default(), &lease).await);
         };
-        let spec = lease.spec.clone().unwrap_or_default();
-        if self.seen.as_ref().is_none_or(|(seen, _)| *seen != spec) {
-            self.seen = Some((spec.clone(), Instant::now()));
-        }
-        let ours = spec.holder_identity.as_deref() == Some(&self.identity);
-        let unchanged = self.seen.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
-        let length = Duration::from_secs(u64::try_from(spec.lease_duration_seconds.unwrap_or(0)).unwrap_or(0));
-        let free = spec.holder_identity.as_deref().is_none_or(str::is_empty) || unchanged >= length;
-        if !ours && !free {
-            return Ok(Holder::Other);
-        }
-        let transitions = spec.lease_transitions.unwrap_or(0) + i32::from(!ours);
-        lease.spec = Some(LeaseSpec {
-            holder_identity: Some(self.identity.clone()),
-            lease_duration_seconds: Some(DURATION.as_secs() as i32),
-            acquire_time: if ours { spec.acquire_time.clone() } else { Some(now.clone()) },
-            renew_time: Some(now),
-            lease_transitions: Some(transitions),
-            ..spec
-        });
+        lease.spec = Some(wanted);
         // The resource version in the object makes this a compare-and-swap.
         won(self.api.replace(&self.name, &PostParams::default(), &lease).await)
     }
@@ -136,5 +161,32 @@ fn won(outcome: kube::Result<Lease>) -> kube::Result<Holder> {
         Ok(_) => Ok(Holder::Us),
         Err(kube::Error::Api(error)) if error.code == 409 => Ok(Holder::Contested),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_taken_only_after_it_was_seen_unchanged_for_its_whole_duration_whatever_its_clock_says() {
+        let (begin, wall) = (Instant::now(), Timestamp::UNIX_EPOCH);
+        let (mut holder, mut other) = (Candidate::new("a".to_owned()), Candidate::new("b".to_owned()));
+        let first = holder.attempt(None, begin, wall).unwrap();
+        assert_eq!(first.holder_identity.as_deref(), Some("a"));
+        assert_eq!(other.attempt(Some(&first), begin, Timestamp::MAX), None, "seen just now");
+        let renewed = holder.attempt(Some(&first), begin + RETRY, wall + RETRY).unwrap();
+        assert_eq!(renewed.lease_transitions, Some(0));
+        let late = begin + DURATION;
+        assert_eq!(other.attempt(Some(&renewed), late, wall), None, "it changed meanwhile");
+        assert_eq!(other.attempt(Some(&renewed), late + DURATION - RETRY, wall), None);
+        let taken = other.attempt(Some(&renewed), late + DURATION, wall).unwrap();
+        assert_eq!((taken.holder_identity.as_deref(), taken.lease_transitions), (Some("b"), Some(1)));
+        assert_eq!(holder.attempt(Some(&taken), late + DURATION, wall), None);
+        let released = LeaseSpec {
+            holder_identity: None,
+            ..taken
+        };
+        assert!(holder.attempt(Some(&released), late + DURATION, wall).is_some(), "given back");
     }
 }
