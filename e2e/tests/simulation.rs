@@ -1,7 +1,7 @@
 //! A bounded part of the simulation; `make sim` runs as much as one likes.
 
 use quorate_e2e::sim::mutants::{self, Mutant};
-use quorate_e2e::sim::{Activity, Options, history};
+use quorate_e2e::sim::{Activity, LONG_MILLIS, Options, history};
 use quorate_protocol_mutants::mutation::Mutation;
 
 /// Histories of the first seeds: about half a minute of one core.
@@ -49,6 +49,27 @@ fn histories_under_faults_break_no_rule() {
         least.iter().all(|(done, least)| done >= least),
         "the simulation does too little: {least:?}"
     );
+}
+
+/// Long-lived histories of the first seeds.
+const LONG_HISTORIES: u64 = 4;
+
+#[test]
+fn groups_that_live_for_hours_break_no_rule() {
+    let options = Options {
+        long: true,
+        length_millis: LONG_MILLIS,
+        ..Options::default()
+    };
+    let (mut broken, mut micros, mut events) = (Vec::new(), 0, 0);
+    for seed in 0..LONG_HISTORIES {
+        let history = history::run(seed, &options);
+        (micros, events) = (micros + history.micros, events + history.events);
+        println!("seed {seed}: {:?}", history.activity);
+        broken.extend(history.violation.map(|violation| (seed, violation)));
+    }
+    println!("{} cluster-hours, {events} events", micros as f64 / 3.6e9);
+    assert_eq!(broken, []);
 }
 
 #[test]

@@ -7,13 +7,13 @@ use rand::RngExt;
 
 /// What a client wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Command {
-    pub(super) key: usize,
-    pub(super) kind: Kind,
+pub(crate) struct Command {
+    pub(crate) key: usize,
+    pub(crate) kind: Kind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Read,
     Write(u64),
     /// Sets the second if the register holds the first.
@@ -22,7 +22,7 @@ pub(super) enum Kind {
 
 /// What it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// Done; what was seen.
     Ok(u64),
     /// Nothing was done.
@@ -33,7 +33,7 @@ pub(super) enum Outcome {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     target: usize,
     /// Counts operations, so that what belongs to an earlier one is known as late.
     turn: u64,
@@ -43,7 +43,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             target: 0,
             turn: 0,
@@ -52,14 +52,14 @@ impl Client {
         }
     }
 
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.busy.is_none()
     }
 }
 
 impl World {
     /// A client begins an operation, or gives up on the one that it has.
-    pub(super) fn client(&mut self, number: usize, turn: u64) {
+    pub(crate) fn client(&mut self, number: usize, turn: u64) {
         if self.clients[number].turn != turn {
             return;
         }
@@ -89,7 +89,7 @@ impl World {
     }
 
     /// A client hears of its operation.
-    pub(super) fn outcome(&mut self, number: usize, turn: u64, outcome: Outcome) {
+    pub(crate) fn outcome(&mut self, number: usize, turn: u64, outcome: Outcome) {
         if self.clients[number].turn == turn && self.clients[number].busy.is_some() {
             self.finish(number, outcome);
         }
@@ -123,7 +123,7 @@ impl World {
             self.ledger.answered += u64::from(!matches!(did, Did::MayHaveWritten(_) | Did::MayHaveSwapped(..)));
         }
         let refused = u64::from(outcome == Outcome::Refused) * MILLI;
-        let pause = refused + self.within(self.profile.think);
+        let pause = refused + self.within(if self.faults { self.profile.think } else { self.profile.calm_think });
         self.schedule(pause, What::Client(number, turn));
     }
 }

@@ -11,15 +11,15 @@ use rand::rngs::SmallRng;
 use std::sync::Arc;
 
 /// Registers that the clients work on.
-pub(super) const KEYS: usize = 6;
+pub(crate) const KEYS: usize = 6;
 
 /// A register: its value (the number of the operation that wrote it; 0 at first) and the index of its last write.
-pub(super) type Register = (u64, u64);
+pub(crate) type Register = (u64, u64);
 /// The whole state.
-pub(super) type Registers = [Register; KEYS];
+pub(crate) type Registers = [Register; KEYS];
 
 /// Effects on the registers, as an entry's body carries them.
-pub(super) fn encode(writes: &[(usize, u64)]) -> Bytes {
+pub(crate) fn encode(writes: &[(usize, u64)]) -> Bytes {
     let mut out = BytesMut::with_capacity(writes.len() * 9);
     for &(key, value) in writes {
         out.put_u8(u8::try_from(key).expect("few keys"));
@@ -29,7 +29,7 @@ pub(super) fn encode(writes: &[(usize, u64)]) -> Bytes {
 }
 
 /// The writes of an entry.
-pub(super) fn decode(entry: &Entry) -> Vec<(usize, u64)> {
+pub(crate) fn decode(entry: &Entry) -> Vec<(usize, u64)> {
     let EntryBody::Effects(body) = &entry.body else { return Vec::new() };
     let mut body = body.clone();
     let mut writes = Vec::new();
@@ -40,7 +40,7 @@ pub(super) fn decode(entry: &Entry) -> Vec<(usize, u64)> {
 }
 
 /// Applies one entry.
-pub(super) fn apply(registers: &mut Registers, entry: &Entry) {
+pub(crate) fn apply(registers: &mut Registers, entry: &Entry) {
     for (key, value) in decode(entry) {
         registers[key] = (value, entry.id.index);
     }
@@ -48,11 +48,11 @@ pub(super) fn apply(registers: &mut Registers, entry: &Entry) {
 
 /// The state as of a position, with what a log needs to go on from there.
 #[derive(Clone, Debug)]
-pub(super) struct Snapshot {
-    pub(super) position: Position,
-    pub(super) configuration: (EntryId, Configuration),
-    pub(super) timestamp_millis: u64,
-    pub(super) registers: Registers,
+pub(crate) struct Snapshot {
+    pub(crate) position: Position,
+    pub(crate) configuration: (EntryId, Configuration),
+    pub(crate) timestamp_millis: u64,
+    pub(crate) registers: Registers,
 }
 
 #[derive(Clone, Debug)]
@@ -68,47 +68,47 @@ struct Record {
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Disk {
-    pub(super) hard: HardState,
-    pub(super) snapshot: Option<Arc<Snapshot>>,
+pub(crate) struct Disk {
+    pub(crate) hard: HardState,
+    pub(crate) snapshot: Option<Arc<Snapshot>>,
     base: Position,
     records: Vec<Record>,
     synced: u64,
-    pub(super) generation: u64,
+    pub(crate) generation: u64,
     /// A record reads no more that once was durable, and no start has noticed yet.
     rotten: bool,
 }
 
 /// What a start finds.
-pub(super) struct Recovered {
-    pub(super) log: LogView,
-    pub(super) commit: u64,
-    pub(super) registers: Registers,
-    pub(super) damaged: bool,
+pub(crate) struct Recovered {
+    pub(crate) log: LogView,
+    pub(crate) commit: u64,
+    pub(crate) registers: Registers,
+    pub(crate) damaged: bool,
 }
 
 impl Disk {
-    pub(super) fn last(&self) -> u64 {
+    pub(crate) fn last(&self) -> u64 {
         self.base.id.index + self.records.len() as u64
     }
 
     /// Durable up to here, as far as the system says.
-    pub(super) fn synced(&self) -> u64 {
+    pub(crate) fn synced(&self) -> u64 {
         self.synced
     }
 
-    pub(super) fn base(&self) -> Position {
+    pub(crate) fn base(&self) -> Position {
         self.base
     }
 
     /// The entry at an index, if the log holds it.
-    pub(super) fn entry(&self, index: u64) -> Option<&Arc<Entry>> {
+    pub(crate) fn entry(&self, index: u64) -> Option<&Arc<Entry>> {
         let offset = index.checked_sub(self.base.id.index + 1)?;
         Some(&self.records.get(usize::try_from(offset).ok()?)?.entry)
     }
 
     /// The position at an index, if the log reaches there.
-    pub(super) fn position(&self, index: u64) -> Option<Position> {
+    pub(crate) fn position(&self, index: u64) -> Option<Position> {
         if index == self.base.id.index {
             return Some(self.base);
         }
@@ -116,11 +116,11 @@ impl Disk {
     }
 
     /// Whether this exact entry is in the log, or in what was trimmed.
-    pub(super) fn holds_durably(&self, id: EntryId) -> bool {
+    pub(crate) fn holds_durably(&self, id: EntryId) -> bool {
         id.index <= self.base.id.index || (id.index <= self.synced && self.entry(id.index).is_some_and(|entry| entry.id == id))
     }
 
-    pub(super) fn append(&mut self, entries: Vec<Arc<Entry>>, hint: u64) {
+    pub(crate) fn append(&mut self, entries: Vec<Arc<Entry>>, hint: u64) {
         for entry in entries {
             assert!(
                 entry.follows(self.position(self.last()).expect("the end of the log is in it")),
@@ -135,7 +135,7 @@ impl Disk {
         }
     }
 
-    pub(super) fn truncate_after(&mut self, index: u64) {
+    pub(crate) fn truncate_after(&mut self, index: u64) {
         let kept = usize::try_from(index - self.base.id.index).expect("fits memory");
         self.records.truncate(kept);
         self.synced = self.synced.min(index);
@@ -143,14 +143,14 @@ impl Disk {
     }
 
     /// A sync that covered the log up to `index` succeeded, or the system says so.
-    pub(super) fn sync(&mut self, generation: u64, index: u64) {
+    pub(crate) fn sync(&mut self, generation: u64, index: u64) {
         if generation == self.generation {
             self.synced = self.synced.max(index);
         }
     }
 
     /// A sync failed: pages may have been dropped, and the next sync will know nothing of them.
-    pub(super) fn fail_sync(&mut self, rng: &mut SmallRng) {
+    pub(crate) fn fail_sync(&mut self, rng: &mut SmallRng) {
         let first = usize::try_from(self.synced.saturating_sub(self.base.id.index)).expect("fits memory");
         for record in self.records.iter_mut().skip(first) {
             record.unreadable |= rng.random_ratio(2, 3);
@@ -158,7 +158,7 @@ impl Disk {
     }
 
     /// The log up to `position` is given back; the snapshot covers it.
-    pub(super) fn trim(&mut self, position: Position) {
+    pub(crate) fn trim(&mut self, position: Position) {
         let gone = usize::try_from(position.id.index.saturating_sub(self.base.id.index)).expect("fits memory");
         if gone > 0 {
             self.records.drain(..gone.min(self.records.len()));
@@ -168,7 +168,7 @@ impl Disk {
     }
 
     /// A snapshot takes the place of everything.
-    pub(super) fn install(&mut self, snapshot: Arc<Snapshot>) {
+    pub(crate) fn install(&mut self, snapshot: Arc<Snapshot>) {
         self.base = snapshot.position;
         self.synced = snapshot.position.id.index;
         self.snapshot = Some(snapshot);
@@ -177,7 +177,7 @@ impl Disk {
     }
 
     /// The state at `index` from snapshot and log. None if they do not reach there.
-    pub(super) fn state_at(&self, index: u64) -> Option<Registers> {
+    pub(crate) fn state_at(&self, index: u64) -> Option<Registers> {
         let (mut registers, mut at) = match &self.snapshot {
             Some(snapshot) => (snapshot.registers, snapshot.position.id.index),
             None => ([(0, 0); KEYS], 0),
@@ -190,7 +190,7 @@ impl Disk {
     }
 
     /// The machine stopped: of what was not synced, a part reached the disk.
-    pub(super) fn crash(&mut self, rng: &mut SmallRng) {
+    pub(crate) fn crash(&mut self, rng: &mut SmallRng) {
         let first = usize::try_from(self.synced.saturating_sub(self.base.id.index)).expect("fits memory");
         let (lost, of) = [(0, 1), (1, 1), (1, 2), (1, 8)][rng.random_range(0..4)];
         for record in self.records.iter_mut().skip(first) {
@@ -199,7 +199,7 @@ impl Disk {
     }
 
     /// A record that was durable stops reading, if there is one behind it that tells.
-    pub(super) fn rot(&mut self, rng: &mut SmallRng) -> bool {
+    pub(crate) fn rot(&mut self, rng: &mut SmallRng) -> bool {
         let Some(told) = self
             .records
             .iter()
@@ -215,12 +215,12 @@ impl Disk {
     }
 
     /// Whether something is lost here that others have to make good.
-    pub(super) fn is_damaged(&self) -> bool {
+    pub(crate) fn is_damaged(&self) -> bool {
         self.rotten || self.hard.unreadable.is_some()
     }
 
     /// The configurations that matter to whoever starts from this disk, whatever a crash takes from it.
-    pub(super) fn configurations(&self) -> Vec<Configuration> {
+    pub(crate) fn configurations(&self) -> Vec<Configuration> {
         let synced = usize::try_from(self.synced.saturating_sub(self.base.id.index)).expect("fits memory");
         let hints = self
             .records
@@ -247,7 +247,7 @@ impl Disk {
 
     /// What the node's recovery does: reads up to the first record that does not read, and reports damage if something
     /// behind it says that it was durable. `report` false is the mistake of cutting there and saying nothing.
-    pub(super) fn recover(&mut self, report: bool) -> Recovered {
+    pub(crate) fn recover(&mut self, report: bool) -> Recovered {
         let whole = self.records.iter().position(|r| r.unreadable).unwrap_or(self.records.len());
         let last = self.base.id.index + whole as u64;
         let behind = || self.records.iter().skip(whole).filter(|record| !record.unreadable);

@@ -11,10 +11,10 @@ use quorate_protocol_mutants::{Driver, DriverEffect, Event, Session};
 use rand::RngExt;
 
 /// A driver and who runs it.
-pub(super) struct Pilot {
+pub(crate) struct Pilot {
     driver: Driver,
     /// The machine that it runs on, or [`OUTSIDE`].
-    pub(super) vantage: usize,
+    pub(crate) vantage: usize,
     /// Nobody runs it any more. What it sent is still on its way.
     gone: bool,
     ends: u64,
@@ -26,7 +26,7 @@ pub(super) struct Pilot {
 const REPEAT: u64 = 30 * MILLI;
 
 impl World {
-    pub(super) fn bootstrap(&mut self, first: Configuration) {
+    pub(crate) fn bootstrap(&mut self, first: Configuration) {
         self.configurations.push(first.clone());
         let epoch = Epoch::after(0, self.rng.random());
         self.run_driver(Driver::bootstrap(epoch, first), OUTSIDE, true);
@@ -92,7 +92,7 @@ impl World {
         self.send(vantage, Message::Ask(session, host, request));
     }
 
-    pub(super) fn answered(&mut self, session: Session, reply: Reply) {
+    pub(crate) fn answered(&mut self, session: Session, reply: Reply) {
         let Some(&(number, _)) = self.asked.get(&session) else { return };
         let pilot = &mut self.pilots[number];
         if pilot.gone {
@@ -106,7 +106,7 @@ impl World {
         self.fly(number, effects);
     }
 
-    pub(super) fn pilot(&mut self, number: usize) {
+    pub(crate) fn pilot(&mut self, number: usize) {
         let pilot = &mut self.pilots[number];
         let lost = pilot.vantage != OUTSIDE && self.hosts[pilot.vantage].process.is_none();
         if pilot.driver.finished() || self.now >= pilot.ends || lost {
@@ -142,7 +142,7 @@ impl World {
     }
 
     /// Every configuration that matters to a member, or would after a restart.
-    pub(super) fn in_play(&self) -> Vec<Configuration> {
+    pub(crate) fn in_play(&self) -> Vec<Configuration> {
         let mut all: Vec<Configuration> = Vec::new();
         for host in &self.hosts {
             let proposals = host.disk.hard.proposals.iter().filter_map(|(_, proposal)| match proposal {
@@ -160,14 +160,14 @@ impl World {
     }
 
     /// Configurations that a driver may still bring into play with a message on its way.
-    pub(super) fn on_their_way(&self) -> impl Iterator<Item = &Configuration> {
+    pub(crate) fn on_their_way(&self) -> impl Iterator<Item = &Configuration> {
         let horizon = self.now.saturating_sub(2 * self.profile.lateness + 100 * MILLI);
         let lately = self.pilots.iter().filter(move |pilot| !pilot.gone || pilot.ends > horizon);
         lately.filter_map(|pilot| pilot.target.as_ref())
     }
 
     /// The configuration of the greatest committed epoch start that a running member shows.
-    pub(super) fn in_force(&self) -> Option<Configuration> {
+    pub(crate) fn in_force(&self) -> Option<Configuration> {
         let committed = |host: &Host| {
             let replica = host.replica()?;
             let start = replica.log().configurations().iter().rfind(|(id, _)| id.index <= replica.commit());
@@ -181,7 +181,7 @@ impl World {
     }
 
     /// The configuration of the greatest epoch start that a running member shows, committed or not.
-    pub(super) fn latest(&self) -> Option<Configuration> {
+    pub(crate) fn latest(&self) -> Option<Configuration> {
         let shown = self.hosts.iter().filter_map(|host| host.replica()?.configuration().cloned());
         shown.max_by_key(|(id, _)| *id).map(|(_, configuration)| configuration)
     }
@@ -194,8 +194,8 @@ impl World {
     }
 
     /// The operator sees what the members say of themselves, fails over when nobody serves, and replaces lost disks.
-    pub(super) fn operator(&mut self) {
-        self.schedule(30 * MILLI, What::Operator);
+    pub(crate) fn operator(&mut self) {
+        self.schedule(self.profile.look, What::Operator);
         self.forget_old_links();
         let busy = self.pilots.iter().any(|pilot| pilot.operators && !pilot.gone);
         let progress = self.ledger.committed.len();
@@ -251,7 +251,7 @@ impl World {
     }
 
     /// Somebody runs a driver that nobody asked for.
-    pub(super) fn hostile_driver(&mut self) {
+    pub(crate) fn hostile_driver(&mut self) {
         let highest = self.highest_promise();
         let number = match self.rng.random_range(0..6) {
             0 => highest.saturating_sub(self.within(2)),

@@ -13,7 +13,7 @@ use rand::RngExt;
 use std::sync::Arc;
 
 impl World {
-    pub(super) fn carry_out(&mut self, number: usize, effects: Vec<Effect>) {
+    pub(crate) fn carry_out(&mut self, number: usize, effects: Vec<Effect>) {
         for effect in effects {
             if self.faults && self.rng.random_bool(self.profile.crash_between_effects) {
                 self.crash(number);

@@ -14,34 +14,48 @@ use rand::rngs::SmallRng;
 
 /// See the module. Times are microseconds, the others probabilities.
 #[derive(Clone, Debug)]
-pub(super) struct Profile {
-    pub(super) group: (usize, u32, u32),
-    pub(super) spares: usize,
-    pub(super) clients: usize,
-    pub(super) settings: Settings,
-    pub(super) keeps_order: bool,
-    pub(super) latency: u64,
-    pub(super) late: f64,
-    pub(super) lateness: u64,
-    pub(super) lost: f64,
-    pub(super) doubled: f64,
-    pub(super) sync: u64,
-    pub(super) failed_sync: f64,
-    pub(super) crash_between_effects: f64,
-    pub(super) restart: u64,
-    pub(super) redial: u64,
-    pub(super) think: u64,
-    pub(super) patience: u64,
-    pub(super) suspicion: u64,
-    pub(super) driver_patience: u64,
+pub(crate) struct Profile {
+    pub(crate) group: (usize, u32, u32),
+    pub(crate) spares: usize,
+    pub(crate) clients: usize,
+    pub(crate) settings: Settings,
+    pub(crate) keeps_order: bool,
+    pub(crate) latency: u64,
+    pub(crate) late: f64,
+    pub(crate) lateness: u64,
+    pub(crate) lost: f64,
+    pub(crate) doubled: f64,
+    pub(crate) sync: u64,
+    pub(crate) failed_sync: f64,
+    pub(crate) crash_between_effects: f64,
+    pub(crate) restart: u64,
+    pub(crate) redial: u64,
+    pub(crate) think: u64,
+    pub(crate) patience: u64,
+    pub(crate) suspicion: u64,
+    pub(crate) driver_patience: u64,
     /// Whether drivers propose other configurations.
-    pub(super) changes: bool,
+    pub(crate) changes: bool,
     /// A state is copied when so many entries were applied since the last copy. 0: never.
-    pub(super) trim_entries: u64,
+    pub(crate) trim_entries: u64,
+    /// The operator looks this often.
+    pub(crate) look: u64,
+    /// Pause of clients outside of storms.
+    pub(crate) calm_think: u64,
+    /// Between two storms of faults; 0 if they never end.
+    pub(crate) between_storms: u64,
+    /// A storm lasts up to so long.
+    pub(crate) storm: u64,
+    /// Without faults, a group serves again within this time.
+    pub(crate) liveness: u64,
+    /// Time passes for a core this often.
+    pub(crate) tick: u64,
     /// Between two faults.
-    pub(super) calm: u64,
+    pub(crate) calm: u64,
+    /// What lasts, lasts up to so long.
+    pub(crate) spell: u64,
     /// How often each fault is drawn, in the order of [`World::fault`].
-    pub(super) weights: [u32; 9],
+    pub(crate) weights: [u32; 9],
 }
 
 /// Groups: replicas, write quorum, read quorum.
@@ -60,12 +74,12 @@ const GROUPS: [(usize, u32, u32); 12] = [
     (1, 1, 1),
 ];
 
-fn pick<T: Copy>(rng: &mut SmallRng, from: &[T]) -> T {
+pub(crate) fn pick<T: Copy>(rng: &mut SmallRng, from: &[T]) -> T {
     from[rng.random_range(0..from.len())]
 }
 
 impl Profile {
-    pub(super) fn draw(rng: &mut SmallRng) -> Self {
+    pub(crate) fn draw(rng: &mut SmallRng) -> Self {
         let keeps_order = rng.random_ratio(1, 2);
         let mut weights = [0; 9];
         for weight in &mut weights {
@@ -73,7 +87,7 @@ impl Profile {
         }
         // Somebody always tries to change the view.
         weights[4] += 1;
-        Self {
+        let mut profile = Self {
             group: pick(rng, &GROUPS),
             spares: rng.random_range(0..=2),
             clients: rng.random_range(2..=8),
@@ -101,16 +115,63 @@ impl Profile {
             driver_patience: pick(rng, &[20, 100, 400]) * MILLI,
             changes: rng.random_ratio(1, 2),
             trim_entries: pick(rng, &[0, 8, 30, 100]),
+            tick: 10 * MILLI,
             calm: pick(rng, &[10, 40, 120]) * MILLI,
+            spell: 0,
+            look: 30 * MILLI,
+            calm_think: 0,
+            between_storms: 0,
+            storm: 0,
+            liveness: 60_000 * MILLI,
             weights,
+        };
+        profile.spell = 10 * profile.calm;
+        profile.calm_think = profile.think;
+        profile
+    }
+
+    /// Of a group that lives for hours: what is periodic is rare, and faults come in storms, minutes apart.
+    pub(crate) fn draw_long(rng: &mut SmallRng) -> Self {
+        let dense = Self::draw(rng);
+        let settings = Settings {
+            heartbeat_millis: 500,
+            resend_millis: 2_000,
+            ..dense.settings
+        };
+        Self {
+            settings,
+            restart: pick(rng, &[300, 3_000, 20_000]) * MILLI,
+            redial: 250 * MILLI,
+            patience: 2_000 * MILLI,
+            suspicion: pick(rng, &[20_000, 60_000]) * MILLI,
+            tick: 100 * MILLI,
+            calm: pick(rng, &[200, 1_000]) * MILLI,
+            spell: pick(rng, &[2_000, 20_000]) * MILLI,
+            look: 1_000 * MILLI,
+            calm_think: 6_000 * MILLI,
+            between_storms: pick(rng, &[60_000, 180_000, 600_000]) * MILLI,
+            storm: pick(rng, &[2_000, 10_000]) * MILLI,
+            liveness: 600_000 * MILLI,
+            ..dense
         }
     }
 }
 
 impl World {
     /// The next fault, and when the one after it comes.
-    pub(super) fn fault(&mut self) {
-        let after = self.within(2 * self.profile.calm);
+    pub(crate) fn fault(&mut self) {
+        let storms = self.profile.between_storms > 0;
+        if storms && !self.healed {
+            self.faults = self.now < self.storm_ends;
+        }
+        let after = match storms && !self.faults {
+            true => {
+                let after = self.within(2 * self.profile.between_storms);
+                self.storm_ends = self.now + after + self.within(self.profile.storm);
+                after
+            }
+            false => self.within(2 * self.profile.calm),
+        };
         self.schedule(after, What::Fault);
         if !self.faults {
             return;
@@ -137,13 +198,13 @@ impl World {
         }
     }
 
-    fn crash_primary(&mut self) {
+    pub(crate) fn crash_primary(&mut self) {
         if let Some(primary) = self.hosts.iter().position(Host::serving) {
             self.crash(primary);
         }
     }
 
-    fn reset_one(&mut self) {
+    pub(crate) fn reset_one(&mut self) {
         let standing: Vec<_> = self.links.iter().filter(|(_, link)| link.stands).map(|(s, _)| *s).collect();
         if !standing.is_empty() {
             let victim = standing[self.rng.random_range(0..standing.len())];
@@ -153,7 +214,7 @@ impl World {
 
     /// Silence between some machines and the others, perhaps the operator too, in one direction or both; clients still
     /// reach everybody.
-    fn cut(&mut self, host: usize) {
+    pub(crate) fn cut(&mut self, host: usize) {
         let host = match self.hosts.iter().position(Host::serving) {
             Some(primary) if self.rng.random_ratio(1, 2) => primary,
             _ => host,
@@ -188,11 +249,11 @@ impl World {
         if self.rng.random_ratio(1, 2) {
             self.reset_all_of(host);
         }
-        let after = self.within(10 * self.profile.calm);
+        let after = self.within(self.profile.spell);
         self.schedule(after, What::Heal(cut));
     }
 
-    fn freeze(&mut self, host: usize) {
+    pub(crate) fn freeze(&mut self, host: usize) {
         let host = match self.hosts.iter().position(Host::serving) {
             Some(primary) if self.rng.random_ratio(1, 2) => primary,
             _ => host,
@@ -200,13 +261,13 @@ impl World {
         if self.hosts[host].process.is_some() && !self.hosts[host].frozen {
             self.hosts[host].frozen = true;
             self.say(|| format!("n{host} freezes"));
-            let after = self.within(10 * self.profile.calm);
+            let after = self.within(self.profile.spell);
             self.schedule(after, What::Thaw(host));
         }
     }
 
     /// Whether a copy may be lost for good on this machine. See the module.
-    fn may_lose(&self, host: usize) -> bool {
+    pub(crate) fn may_lose(&self, host: usize) -> bool {
         let incarnation = self.hosts[host].incarnation;
         let in_play = self.in_play();
         let lost = |c: &Configuration| c.members().iter().any(|member| self.wiped.contains(&member.incarnation));
@@ -220,7 +281,7 @@ impl World {
     }
 
     /// A machine stops, and a record of its log reads no more.
-    fn rot(&mut self, host: usize) {
+    pub(crate) fn rot(&mut self, host: usize) {
         if self.hosts[host].process.is_none() || !self.may_lose(host) {
             return;
         }
@@ -233,7 +294,7 @@ impl World {
     }
 
     /// A machine stops and comes back with an empty disk: another replica.
-    fn wipe(&mut self, host: usize) {
+    pub(crate) fn wipe(&mut self, host: usize) {
         if self.hosts[host].process.is_none() || !self.may_lose(host) {
             return;
         }
@@ -247,9 +308,10 @@ impl World {
     }
 
     /// No faults from now on, and those that last end.
-    pub(super) fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) {
         self.say(|| "all faults end".to_owned());
         self.faults = false;
+        self.healed = true;
         self.silent.clear();
         for host in 0..self.hosts.len() {
             self.thaw(host);

@@ -13,6 +13,8 @@ pub struct History {
     pub violation: Option<Violation>,
     /// Simulated time.
     pub micros: u64,
+    /// Things that happened in it.
+    pub events: u64,
     /// Hash of everything that happened.
     pub trace: u64,
     /// How much happened.
@@ -64,10 +66,11 @@ impl Activity {
     }
 }
 
-/// Without faults, a group serves again within this time, whatever happened before.
-const LIVENESS: u64 = 60_000 * MILLI;
 /// Operations that have to succeed before a group counts as serving again.
 const ENOUGH: u64 = 20;
+
+/// Simulated milliseconds in which a long-lived history sees faults.
+pub const LONG_MILLIS: u64 = 2 * 3_600_000;
 
 /// Simulated milliseconds of faults in a history, unless somebody wants it otherwise.
 pub const LENGTH_MILLIS: u64 = 4_000;
@@ -75,6 +78,8 @@ pub const LENGTH_MILLIS: u64 = 4_000;
 /// What a history is made of, beside its seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
+    /// A group that lives long, with storms of faults minutes apart, instead of one without a calm moment.
+    pub long: bool,
     /// Simulated milliseconds of faults.
     pub length_millis: u64,
     /// A rule that is taken away.
@@ -88,6 +93,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            long: false,
             length_millis: LENGTH_MILLIS,
             mutant: None,
             clients_only: false,
@@ -114,10 +120,10 @@ pub fn run(seed: u64, options: &Options) -> History {
 }
 
 fn run_with(seed: u64, slip: Option<Slip>, options: &Options) -> History {
-    let mut world = World::new(seed, slip, options.clients_only, options.verbose);
+    let mut world = World::new(seed, slip, options.long, options.clients_only, options.verbose);
     world.say(|| format!("{:#?}", world.profile));
     world.run_until(150 * MILLI, |_| false);
-    world.faults = true;
+    world.faults = !options.long;
     world.run_until((150 + options.length_millis) * MILLI, |_| false);
     if world.violation.is_none() {
         world.settle();
@@ -127,6 +133,7 @@ fn run_with(seed: u64, slip: Option<Slip>, options: &Options) -> History {
     History {
         violation,
         micros: world.now,
+        events: world.events,
         trace: world.trace,
         activity: Activity {
             epochs: ledger.served,
@@ -147,30 +154,30 @@ impl World {
         self.heal();
         let (since, healed) = (self.ledger.answered, self.now);
         let serves = |world: &Self| world.ledger.answered >= since + ENOUGH && !world.lacks_a_member();
-        if !self.run_until(healed + LIVENESS, serves) {
+        if !self.run_until(healed + self.profile.liveness, serves) {
             self.violate_liveness("the group serves again when the faults end");
             return;
         }
         self.ledger.closed = true;
-        if !self.run_until(self.now + LIVENESS, Self::is_whole) {
+        if !self.run_until(self.now + self.profile.liveness, Self::is_whole) {
             self.violate_liveness("all logs agree in the end");
             return;
         }
         self.look_at_the_end();
     }
 
-    fn violate_liveness(&mut self, check: &'static str) {
+    pub(crate) fn violate_liveness(&mut self, check: &'static str) {
         let members: Vec<String> = self.hosts.iter().map(super::host::Host::outline).collect();
         self.violate(check, || members.join("; "));
     }
 
-    pub(super) fn lacks_a_member(&self) -> bool {
+    pub(crate) fn lacks_a_member(&self) -> bool {
         self.latest()
             .is_none_or(|c| c.members().iter().any(|member| self.wiped.contains(&member.incarnation)))
     }
 
     /// One primary, and every member has what it has, durably.
-    fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         if self.clients.iter().any(|client| !client.is_idle()) {
             return false;
         }
@@ -196,7 +203,7 @@ impl World {
     }
 
     /// Every member holds the same state, and every acknowledged write is in the log.
-    fn look_at_the_end(&mut self) {
+    pub(crate) fn look_at_the_end(&mut self) {
         let Some(primary) = self.hosts.iter().find(|host| host.serving()) else {
             return;
         };

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// What happens to a process, beside what the network brings.
 #[derive(Clone)]
-pub(super) enum Input {
+pub(crate) enum Input {
     /// For the core.
     Event(Event),
     /// For the core, if the connection is not an old one; and if it is, too: the core has to know.
@@ -37,9 +37,9 @@ pub(super) enum Input {
 
 /// An answer that waits.
 #[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) client: usize,
-    pub(super) turn: u64,
+pub(crate) struct Waiting {
+    pub(crate) client: usize,
+    pub(crate) turn: u64,
     seen: u64,
     command: Command,
     commit: u64,
@@ -50,37 +50,37 @@ pub(super) struct Waiting {
 }
 
 /// What runs on a machine.
-pub(super) struct Process {
-    pub(super) replica: Replica,
-    pub(super) registers: Registers,
+pub(crate) struct Process {
+    pub(crate) replica: Replica,
+    pub(crate) registers: Registers,
     /// The registers hold every entry up to here.
-    pub(super) applied: u64,
+    pub(crate) applied: u64,
     pending: Vec<(usize, u64)>,
     flush_due: bool,
-    pub(super) waiting: Vec<Waiting>,
-    pub(super) transfers: BTreeMap<Session, Transfer>,
-    pub(super) receiving: BTreeMap<Session, Receiving>,
-    pub(super) taking: Option<Taking>,
+    pub(crate) waiting: Vec<Waiting>,
+    pub(crate) transfers: BTreeMap<Session, Transfer>,
+    pub(crate) receiving: BTreeMap<Session, Receiving>,
+    pub(crate) taking: Option<Taking>,
     /// The ledger has checked commits up to here.
-    pub(super) checked: u64,
+    pub(crate) checked: u64,
 }
 
 /// See the module.
-pub(super) struct Host {
-    pub(super) ordinal: usize,
-    pub(super) incarnation: Incarnation,
-    pub(super) disk: Disk,
-    pub(super) process: Option<Process>,
+pub(crate) struct Host {
+    pub(crate) ordinal: usize,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) disk: Disk,
+    pub(crate) process: Option<Process>,
     /// Counts starts.
-    pub(super) life: u64,
-    pub(super) frozen: bool,
+    pub(crate) life: u64,
+    pub(crate) frozen: bool,
     /// A snapshot that was received and that the core may put in force now.
-    pub(super) offered: Option<Arc<Snapshot>>,
+    pub(crate) offered: Option<Arc<Snapshot>>,
     backlog: Vec<Input>,
 }
 
 impl Host {
-    pub(super) fn new(ordinal: usize, incarnation: Incarnation) -> Self {
+    pub(crate) fn new(ordinal: usize, incarnation: Incarnation) -> Self {
         Self {
             ordinal,
             incarnation,
@@ -93,7 +93,7 @@ impl Host {
         }
     }
 
-    pub(super) fn member(&self) -> Member {
+    pub(crate) fn member(&self) -> Member {
         Member {
             incarnation: self.incarnation,
             ordinal: u32::try_from(self.ordinal).expect("few machines"),
@@ -101,12 +101,12 @@ impl Host {
         }
     }
 
-    pub(super) fn replica(&self) -> Option<&Replica> {
+    pub(crate) fn replica(&self) -> Option<&Replica> {
         self.process.as_ref().map(|process| &process.replica)
     }
 
     /// For whoever has to understand why a group does not come back.
-    pub(super) fn outline(&self) -> String {
+    pub(crate) fn outline(&self) -> String {
         let Some(replica) = self.replica() else {
             return format!("n{} is down", self.ordinal);
         };
@@ -126,14 +126,14 @@ impl Host {
         )
     }
 
-    pub(super) fn serving(&self) -> bool {
+    pub(crate) fn serving(&self) -> bool {
         self.replica().is_some_and(Replica::serving)
     }
 }
 
 impl World {
     /// A process begins, from what the disk holds.
-    pub(super) fn start(&mut self, number: usize) {
+    pub(crate) fn start(&mut self, number: usize) {
         if self.hosts[number].process.is_some() {
             return;
         }
@@ -170,7 +170,7 @@ impl World {
     }
 
     /// A process ends, and with it what was not synced, perhaps.
-    pub(super) fn crash(&mut self, number: usize) {
+    pub(crate) fn crash(&mut self, number: usize) {
         let host = &mut self.hosts[number];
         let Some(process) = host.process.take() else { return };
         host.disk.crash(&mut self.rng);
@@ -186,7 +186,7 @@ impl World {
         self.schedule(after, What::Start(number));
     }
 
-    pub(super) fn thaw(&mut self, number: usize) {
+    pub(crate) fn thaw(&mut self, number: usize) {
         let host = &mut self.hosts[number];
         if std::mem::take(&mut host.frozen) {
             for input in std::mem::take(&mut host.backlog) {
@@ -195,17 +195,17 @@ impl World {
         }
     }
 
-    pub(super) fn local(&mut self, number: usize, life: u64, input: Input) {
+    pub(crate) fn local(&mut self, number: usize, life: u64, input: Input) {
         if self.hosts[number].life == life {
             self.input(number, input);
         }
     }
 
-    pub(super) fn later(&mut self, number: usize, after: u64, input: Input) {
+    pub(crate) fn later(&mut self, number: usize, after: u64, input: Input) {
         self.schedule(after, What::Local(number, self.hosts[number].life, input));
     }
 
-    pub(super) fn tick(&mut self, number: usize, life: u64) {
+    pub(crate) fn tick(&mut self, number: usize, life: u64) {
         if self.hosts[number].life != life || self.hosts[number].process.is_none() {
             return;
         }
@@ -214,11 +214,11 @@ impl World {
             self.resend_chunks(number);
             self.take_snapshot(number);
         }
-        self.schedule(10 * MILLI, What::Tick(number, life));
+        self.schedule(self.profile.tick, What::Tick(number, life));
     }
 
     /// A sync ends. The disk knows at once, the process when it runs.
-    pub(super) fn synced(&mut self, number: usize, life: u64, generation: u64, index: u64) {
+    pub(crate) fn synced(&mut self, number: usize, life: u64, generation: u64, index: u64) {
         let host = &mut self.hosts[number];
         if host.life != life || host.process.is_none() {
             return;
@@ -236,7 +236,7 @@ impl World {
     }
 
     /// Gives a process an input, now or when it is thawed.
-    pub(super) fn input(&mut self, number: usize, input: Input) {
+    pub(crate) fn input(&mut self, number: usize, input: Input) {
         let host = &mut self.hosts[number];
         if host.process.is_none() {
             return;
@@ -276,7 +276,7 @@ impl World {
     }
 
     /// Gives the core one input and carries out what follows.
-    pub(super) fn step(&mut self, number: usize, event: Event) {
+    pub(crate) fn step(&mut self, number: usize, event: Event) {
         let now = self.now / MILLI;
         let Some(process) = self.hosts[number].process.as_mut() else {
             return;
@@ -366,7 +366,7 @@ impl World {
     }
 
     /// Tells clients that what they asked for is done.
-    pub(super) fn tell(&mut self, number: usize, ready: Vec<Waiting>) {
+    pub(crate) fn tell(&mut self, number: usize, ready: Vec<Waiting>) {
         for Waiting {
             client,
             turn,
@@ -394,7 +394,7 @@ impl World {
 }
 
 impl Process {
-    pub(super) fn has_pending(&self) -> bool {
+    pub(crate) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
 

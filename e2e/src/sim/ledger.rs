@@ -13,30 +13,30 @@ use std::sync::Arc;
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Ledger {
+pub(crate) struct Ledger {
     /// The committed log, as whoever committed first had it; from index 1.
-    pub(super) committed: Vec<Arc<Entry>>,
+    pub(crate) committed: Vec<Arc<Entry>>,
     epochs: BTreeMap<Epoch, Incarnation>,
     begun: BTreeSet<Epoch>,
     /// The log that each driver chose.
-    pub(super) chosen: BTreeMap<Epoch, EntryId>,
+    pub(crate) chosen: BTreeMap<Epoch, EntryId>,
     names: HashMap<EntryId, u64>,
     /// The highest promise that each replica has written or told.
     promises: BTreeMap<Incarnation, Epoch>,
     /// Index, register and value of every write that a client was told to be done.
-    pub(super) acknowledged: Vec<(u64, usize, u64)>,
-    pub(super) histories: [Vec<Operation>; KEYS],
+    pub(crate) acknowledged: Vec<(u64, usize, u64)>,
+    pub(crate) histories: [Vec<Operation>; KEYS],
     /// No operation begins any more.
-    pub(super) closed: bool,
+    pub(crate) closed: bool,
     // How much happened, to know that the simulation does enough.
-    pub(super) served: u64,
-    pub(super) answered: u64,
-    pub(super) trims: u64,
-    pub(super) installs: u64,
-    pub(super) file_reads: u64,
-    pub(super) changes: u64,
-    pub(super) damages: u64,
-    pub(super) wipes: u64,
+    pub(crate) served: u64,
+    pub(crate) answered: u64,
+    pub(crate) trims: u64,
+    pub(crate) installs: u64,
+    pub(crate) file_reads: u64,
+    pub(crate) changes: u64,
+    pub(crate) damages: u64,
+    pub(crate) wipes: u64,
 }
 
 type Found = Option<Violation>;
@@ -47,7 +47,7 @@ fn violate(found: &mut Found, check: &'static str, detail: String) {
 
 impl Ledger {
     /// A process may not come back with less than it promised.
-    pub(super) fn promise_is_kept(&self, number: usize, host: &Host, found: &mut Found) {
+    pub(crate) fn promise_is_kept(&self, number: usize, host: &Host, found: &mut Found) {
         let told = self.promises.get(&host.incarnation).copied().unwrap_or_default();
         if host.disk.hard.promised < told {
             let promised = host.disk.hard.promised;
@@ -59,7 +59,7 @@ impl Ledger {
         }
     }
 
-    pub(super) fn hard_state_written(&mut self, number: usize, host: &Host, hard: &HardState, found: &mut Found) {
+    pub(crate) fn hard_state_written(&mut self, number: usize, host: &Host, hard: &HardState, found: &mut Found) {
         let before = &host.disk.hard;
         if hard.promised < before.promised || hard.activated < before.activated {
             violate(found, "a promise never falls", format!("n{number}: {before:?} to {hard:?}"));
@@ -78,7 +78,7 @@ impl Ledger {
         *promise = hard.promised.max(*promise);
     }
 
-    pub(super) fn epoch_begins(&mut self, number: usize, epoch: Epoch, last: Option<EntryId>, found: &mut Found) {
+    pub(crate) fn epoch_begins(&mut self, number: usize, epoch: Epoch, last: Option<EntryId>, found: &mut Found) {
         if !self.begun.insert(epoch) {
             violate(found, "an epoch begins once", format!("n{number} begins {epoch} again"));
         }
@@ -92,7 +92,7 @@ impl Ledger {
         }
     }
 
-    pub(super) fn promise_is_durable(&mut self, number: usize, host: &Host, answer: &FenceAnswer, found: &mut Found) {
+    pub(crate) fn promise_is_durable(&mut self, number: usize, host: &Host, answer: &FenceAnswer, found: &mut Found) {
         let written = host.disk.hard.promised;
         if answer.promised > written {
             let told = answer.promised;
@@ -104,7 +104,7 @@ impl Ledger {
         }
     }
 
-    pub(super) fn ack_is_durable(&mut self, number: usize, host: &Host, ack: &AppendAck, found: &mut Found) {
+    pub(crate) fn ack_is_durable(&mut self, number: usize, host: &Host, ack: &AppendAck, found: &mut Found) {
         if ack.durable > host.disk.synced() {
             let synced = host.disk.synced();
             violate(
@@ -115,7 +115,7 @@ impl Ledger {
         }
     }
 
-    pub(super) fn entries_written(&mut self, number: usize, entries: &[Arc<Entry>], found: &mut Found) {
+    pub(crate) fn entries_written(&mut self, number: usize, entries: &[Arc<Entry>], found: &mut Found) {
         for entry in entries {
             let chain = *self.names.entry(entry.id).or_insert(entry.chain);
             if chain != entry.chain {
@@ -136,7 +136,7 @@ impl Ledger {
         }
     }
 
-    pub(super) fn snapshot_is_history(&self, number: usize, position: Position, found: &mut Found) {
+    pub(crate) fn snapshot_is_history(&self, number: usize, position: Position, found: &mut Found) {
         if self.committed_at(position.id.index) != Some(position) {
             violate(
                 found,
@@ -156,14 +156,14 @@ impl Ledger {
     }
 
     /// Acknowledged writes that the committed log does not hold.
-    pub(super) fn lost(&self) -> Vec<(u64, usize, u64)> {
+    pub(crate) fn lost(&self) -> Vec<(u64, usize, u64)> {
         let entry = |index: u64| self.committed.get(usize::try_from(index - 1).ok()?);
         let holds = |&&(index, key, value): &&(u64, usize, u64)| entry(index).is_some_and(|e| decode(e).contains(&(key, value)));
         self.acknowledged.iter().filter(|write| !holds(write)).copied().collect()
     }
 
     /// Searches an order for the operations on each register.
-    pub(super) fn linearizable(&self) -> Option<Violation> {
+    pub(crate) fn linearizable(&self) -> Option<Violation> {
         for (key, history) in self.histories.iter().enumerate() {
             let (check, detail) = match check(0, history) {
                 Verdict::Linearizable => continue,
@@ -184,7 +184,7 @@ impl Ledger {
 
 impl World {
     /// The invariants, after whatever a machine did.
-    pub(super) fn check(&mut self, number: usize) {
+    pub(crate) fn check(&mut self, number: usize) {
         let host = &mut self.hosts[number];
         let Some(process) = host.process.as_mut() else { return };
         let (replica, commit) = (&process.replica, process.replica.commit());
@@ -224,7 +224,7 @@ impl World {
     }
 
     /// What a primary sends is in its log.
-    pub(super) fn sends_its_own_log(&mut self, number: usize, append: &Append) {
+    pub(crate) fn sends_its_own_log(&mut self, number: usize, append: &Append) {
         let Some(replica) = self.hosts[number].replica() else { return };
         let strange = |entry: &&Arc<Entry>| {
             let held = replica.log().id_at(entry.id.index);
@@ -272,7 +272,7 @@ impl World {
     }
 
     /// A new primary has everything that was ever committed, and its epoch start is.
-    pub(super) fn begins_to_serve(&mut self, number: usize) {
+    pub(crate) fn begins_to_serve(&mut self, number: usize) {
         let host = &self.hosts[number];
         let Some(replica) = host.replica() else { return };
         // A primary that was already replaced may hear late that its epoch start was committed: what counts is what was
@@ -305,7 +305,7 @@ impl World {
     }
 
     /// Whether so many members have promised a later epoch that this primary has neither quorum any more.
-    pub(super) fn is_fenced(&self, number: usize) -> bool {
+    pub(crate) fn is_fenced(&self, number: usize) -> bool {
         let Some(replica) = self.hosts[number].replica() else {
             return false;
         };

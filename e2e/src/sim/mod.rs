@@ -4,21 +4,21 @@
 //! work on a few registers, and what they saw is checked for linearizability and for lost writes, beside the invariants
 //! that are checked at every step. One seed replays one history: `quorate-e2e sim --seed N`.
 
-mod clients;
-mod disk;
-mod drivers;
-mod effects;
-mod faults;
+pub(crate) mod clients;
+pub(crate) mod disk;
+pub(crate) mod drivers;
+pub(crate) mod effects;
+pub(crate) mod faults;
 pub mod history;
-mod host;
-mod ledger;
+pub(crate) mod host;
+pub(crate) mod ledger;
 pub mod linearize;
 pub mod mutants;
-mod network;
+pub(crate) mod network;
 mod report;
-mod transfer;
-mod world;
+pub(crate) mod transfer;
+pub(crate) mod world;
 
-pub use history::{Activity, History, LENGTH_MILLIS, Options};
+pub use history::{Activity, History, LENGTH_MILLIS, LONG_MILLIS, Options};
 pub use report::{Args, run};
 pub use world::Violation;

@@ -77,7 +77,7 @@ thread_local! {
 }
 
 /// The seed that this thread is at.
-pub(super) fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     SEED.get()
 }
 
@@ -97,7 +97,7 @@ pub fn hunt(options: &Options, first_seed: u64, histories: u64) -> Option<Death>
 }
 
 /// What a failed assertion said, short enough to name it.
-pub(super) fn assertion(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn assertion(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic
         .downcast_ref::<String>()
         .map(String::as_str)

@@ -10,17 +10,17 @@ use quorate_protocol_mutants::{Event, Session};
 use rand::RngExt;
 
 /// Where drivers of the operator and clients are.
-pub(super) const OUTSIDE: usize = usize::MAX;
+pub(crate) const OUTSIDE: usize = usize::MAX;
 
 /// A connection between two machines.
 #[derive(Debug)]
-pub(super) struct Link {
-    pub(super) dialler: usize,
+pub(crate) struct Link {
+    pub(crate) dialler: usize,
     dialler_life: u64,
-    pub(super) dialled: usize,
+    pub(crate) dialled: usize,
     dialled_life: u64,
     /// Carries messages.
-    pub(super) stands: bool,
+    pub(crate) stands: bool,
     /// Each end believes that it stands.
     dialler_believes: bool,
     dialled_believes: bool,
@@ -32,7 +32,7 @@ pub(super) struct Link {
 
 /// What travels.
 #[derive(Clone, Debug)]
-pub(super) enum Message {
+pub(crate) enum Message {
     /// From the end that dialled.
     Append(Session, usize, Append),
     Chunk(Session, usize, SnapshotChunk),
@@ -48,7 +48,7 @@ pub(super) enum Message {
 }
 
 impl Message {
-    pub(super) fn to(&self) -> usize {
+    pub(crate) fn to(&self) -> usize {
         match self {
             Self::Append(_, to, _)
             | Self::Chunk(_, to, _)
@@ -70,12 +70,12 @@ impl World {
         usual
     }
 
-    pub(super) fn is_silent(&self, from: usize, to: usize) -> bool {
+    pub(crate) fn is_silent(&self, from: usize, to: usize) -> bool {
         !self.silent.is_empty() && self.silent.contains_key(&(from, to))
     }
 
     /// Puts a message on its way.
-    pub(super) fn send(&mut self, from: usize, message: Message) {
+    pub(crate) fn send(&mut self, from: usize, message: Message) {
         let to = message.to();
         // Clients reach everybody; whether a driver hears an answer was looked at from where it runs.
         let client = matches!(message, Message::Command(..) | Message::Outcome(..));
@@ -124,7 +124,7 @@ impl World {
         self.schedule(delay, What::Arrive(message));
     }
 
-    pub(super) fn arrive(&mut self, message: Message) {
+    pub(crate) fn arrive(&mut self, message: Message) {
         match message {
             Message::Append(session, to, append) => self.arrive_forth(session, to, Request::Append(append)),
             Message::Chunk(session, to, chunk) => self.arrive_forth(session, to, Request::SnapshotChunk(chunk)),
@@ -172,7 +172,7 @@ impl World {
     }
 
     /// A machine dials whom it has no link to.
-    pub(super) fn dial(&mut self, host: usize, life: u64) {
+    pub(crate) fn dial(&mut self, host: usize, life: u64) {
         if self.hosts[host].life != life || self.hosts[host].process.is_none() {
             return;
         }
@@ -208,7 +208,7 @@ impl World {
     }
 
     /// A link breaks. Each end hears of it when it hears of it.
-    pub(super) fn reset(&mut self, session: Session) {
+    pub(crate) fn reset(&mut self, session: Session) {
         let Some(link) = self.links.get_mut(&session) else { return };
         if !std::mem::replace(&mut link.stands, false) {
             return;
@@ -223,7 +223,7 @@ impl World {
         }
     }
 
-    pub(super) fn reset_all_of(&mut self, host: usize) {
+    pub(crate) fn reset_all_of(&mut self, host: usize) {
         let broken: Vec<Session> = self
             .links
             .iter()
@@ -235,7 +235,7 @@ impl World {
         }
     }
 
-    pub(super) fn link_gone(&mut self, session: Session, dialler: bool) {
+    pub(crate) fn link_gone(&mut self, session: Session, dialler: bool) {
         let Some(link) = self.links.get_mut(&session) else { return };
         let (host, life, event) = if dialler {
             link.dialler_believes = false;
@@ -250,18 +250,18 @@ impl World {
     }
 
     /// Links that broke long ago deliver nothing more.
-    pub(super) fn forget_old_links(&mut self) {
+    pub(crate) fn forget_old_links(&mut self) {
         let horizon = self.now.saturating_sub(1_000 * MILLI);
         self.links.retain(|_, link| link.stands || link.broken_at > horizon);
     }
 
     /// The machine that dialled a link.
-    pub(super) fn dialler_of(&self, session: Session) -> Option<usize> {
+    pub(crate) fn dialler_of(&self, session: Session) -> Option<usize> {
         self.links.get(&session).map(|link| link.dialler)
     }
 
     /// The machine that a link leads to.
-    pub(super) fn dialled_of(&self, session: Session) -> Option<usize> {
+    pub(crate) fn dialled_of(&self, session: Session) -> Option<usize> {
         self.links.get(&session).map(|link| link.dialled)
     }
 }

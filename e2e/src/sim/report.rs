@@ -1,6 +1,6 @@
 //! `quorate-e2e sim`: many histories on all cores, the mutants, and what came of it.
 
-use super::history::{self, Activity, LENGTH_MILLIS, Options};
+use super::history::{self, Activity, LENGTH_MILLIS, LONG_MILLIS, Options};
 use super::mutants::{self, Death, Mutant};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Every so many seeds there is a history of a group that lives for hours.
+const EVERY_LONG: u64 = 4;
 /// Histories with a violation after which the run stops: more would say the same.
 const ENOUGH_VIOLATIONS: usize = 5;
 
@@ -59,11 +61,27 @@ pub struct Args {
 struct Report {
     cluster_hours: f64,
     histories: u64,
+    /// Things that happened: a cluster-hour without faults has few.
+    events: u64,
+    /// Hours of groups without a calm moment, and of groups that live long with storms of faults minutes apart.
+    dense: Kind,
+    long_lived: Kind,
     violations: u64,
     lost: u64,
     first_seed: u64,
     last_seed: u64,
     mutants: Vec<MutantRow>,
+}
+
+/// One kind of histories.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Kind {
+    cluster_hours: f64,
+    histories: u64,
+    events: u64,
+    #[serde(skip)]
+    micros: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,9 +101,11 @@ struct Hunted {
 }
 
 impl Args {
-    fn options(&self, mutant: Option<Mutant>) -> Options {
+    fn options(&self, mutant: Option<Mutant>, seed: u64) -> Options {
+        let long = mutant.is_none() && seed % EVERY_LONG == EVERY_LONG - 1;
         Options {
-            length_millis: self.length_millis,
+            long,
+            length_millis: if long { LONG_MILLIS } else { self.length_millis },
             mutant,
             clients_only: self.clients_only,
             verbose: self.trace,
@@ -97,6 +117,7 @@ impl Args {
 struct Totals {
     histories: u64,
     micros: u64,
+    kinds: [Kind; 2],
     lost: u64,
     last_seed: u64,
     activity: Activity,
@@ -146,7 +167,10 @@ pub fn run(args: &Args) -> Result<()> {
     let alive: Vec<&str> = mutants.iter().filter(|m| m.killed_by.is_none()).map(|m| m.name).collect();
     let alive = alive.join(", ");
     let report = Report {
-        cluster_hours: (totals.micros as f64 / 3.6e9 * 1e3).round() / 1e3,
+        cluster_hours: hours(totals.micros),
+        events: totals.kinds.iter().map(|kind| kind.events).sum(),
+        dense: totals.kinds[0].clone(),
+        long_lived: totals.kinds[1].clone(),
         histories: totals.histories,
         violations: totals.violations.len() as u64,
         lost: totals.lost,
@@ -159,6 +183,7 @@ pub fn run(args: &Args) -> Result<()> {
         "{} histories, {} cluster-hours, {} violations, {} acknowledged writes lost; seeds {} to {}",
         report.histories, report.cluster_hours, report.violations, report.lost, report.first_seed, report.last_seed
     );
+    println!("dense: {:?}; long-lived: {:?}", report.dense, report.long_lived);
     println!("{:?}", totals.activity);
     if let Some(seed) = totals.violations.first() {
         bail!("a history broke a rule. {}", replay_line(*seed, length));
@@ -167,6 +192,10 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("no check noticed that these rules were taken away: {alive}");
     }
     Ok(())
+}
+
+fn hours(micros: u64) -> f64 {
+    (micros as f64 / 3.6e9 * 1e3).round() / 1e3
 }
 
 fn replay_line(seed: u64, length_millis: u64) -> String {
@@ -190,7 +219,6 @@ fn simulate(args: &Args, first: u64, replay: bool, totals: &Mutex<Totals>) {
         .unwrap_or(cores)
         .clamp(1, usize::try_from(histories).unwrap_or(usize::MAX));
     println!("simulating from seed {first} on {threads} threads");
-    let options = args.options(None);
     let next = AtomicU64::new(0);
     let begun = Instant::now();
     std::thread::scope(|scope| {
@@ -204,10 +232,16 @@ fn simulate(args: &Args, first: u64, replay: bool, totals: &Mutex<Totals>) {
                     }
                     let seed = first + number;
                     SEED.set(seed);
+                    let options = args.options(None, seed);
                     let history = history::run(seed, &options);
                     let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
                     totals.histories += 1;
                     totals.micros += history.micros;
+                    let kind = &mut totals.kinds[usize::from(options.long)];
+                    kind.histories += 1;
+                    kind.events += history.events;
+                    kind.micros += history.micros;
+                    kind.cluster_hours = hours(kind.micros);
                     totals.last_seed = totals.last_seed.max(seed);
                     totals.activity.add(&history.activity);
                     if let Some(violation) = history.violation {
@@ -277,7 +311,7 @@ fn hunt_here(args: &Args, name: &str) -> Result<()> {
         });
         std::process::exit(0);
     }));
-    let death = mutants::hunt(&args.options(Some(*mutant)), args.seed.unwrap_or(0), args.mutant_histories);
+    let death = mutants::hunt(&args.options(Some(*mutant), 0), args.seed.unwrap_or(0), args.mutant_histories);
     let (killed_by, seed) = match death {
         Some(Death { killed_by, seed }) => (Some(killed_by), seed),
         None => (None, 0),

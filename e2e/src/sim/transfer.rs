@@ -19,7 +19,7 @@ const PIECE_RESEND_MILLIS: u64 = 40;
 
 /// A snapshot on its way to a peer.
 #[derive(Debug)]
-pub(super) struct Transfer {
+pub(crate) struct Transfer {
     snapshot: usize,
     epoch: Epoch,
     sent: u64,
@@ -28,7 +28,7 @@ pub(super) struct Transfer {
 
 /// One on its way here.
 #[derive(Debug)]
-pub(super) struct Receiving {
+pub(crate) struct Receiving {
     snapshot: usize,
     epoch: Epoch,
     received: u64,
@@ -37,14 +37,14 @@ pub(super) struct Receiving {
 
 /// A copy of the own state: it becomes a snapshot when it is on the disk and everything in it is committed.
 #[derive(Debug)]
-pub(super) struct Taking {
+pub(crate) struct Taking {
     snapshot: Snapshot,
     written: bool,
 }
 
 impl World {
     /// Now and then a machine copies its state, to give its log back.
-    pub(super) fn take_snapshot(&mut self, number: usize) {
+    pub(crate) fn take_snapshot(&mut self, number: usize) {
         let threshold = self.profile.trim_entries;
         let host = &mut self.hosts[number];
         let Some(process) = host.process.as_mut() else { return };
@@ -81,7 +81,7 @@ impl World {
         self.later(number, after, Input::Taken);
     }
 
-    pub(super) fn snapshot_taken(&mut self, number: usize) {
+    pub(crate) fn snapshot_taken(&mut self, number: usize) {
         let early = self.slip == Some(Slip::SnapshotUncommitted);
         let host = &mut self.hosts[number];
         let Some(process) = host.process.as_mut() else { return };
@@ -119,7 +119,7 @@ impl World {
     }
 
     /// Carries out [`quorate_protocol_mutants::Effect::SendSnapshot`].
-    pub(super) fn send_snapshot(&mut self, number: usize, session: Session) {
+    pub(crate) fn send_snapshot(&mut self, number: usize, session: Session) {
         let host = &mut self.hosts[number];
         let Some(process) = host.process.as_mut() else { return };
         let Some(snapshot) = host.disk.snapshot.clone() else {
@@ -163,7 +163,7 @@ impl World {
         self.send(number, Message::Chunk(session, to, chunk));
     }
 
-    pub(super) fn resend_chunks(&mut self, number: usize) {
+    pub(crate) fn resend_chunks(&mut self, number: usize) {
         let now = self.now / MILLI;
         let Some(process) = self.hosts[number].process.as_mut() else {
             return;
@@ -183,7 +183,7 @@ impl World {
         }
     }
 
-    pub(super) fn chunk_acked(&mut self, number: usize, session: Session, ack: &SnapshotAck) {
+    pub(crate) fn chunk_acked(&mut self, number: usize, session: Session, ack: &SnapshotAck) {
         let Some(process) = self.hosts[number].process.as_mut() else {
             return;
         };
@@ -206,7 +206,7 @@ impl World {
     }
 
     /// Carries out [`quorate_protocol_mutants::Effect::ReceiveSnapshot`].
-    pub(super) fn receive_chunk(&mut self, number: usize, session: Session, chunk: &SnapshotChunk) {
+    pub(crate) fn receive_chunk(&mut self, number: usize, session: Session, chunk: &SnapshotChunk) {
         let snapshot = usize::try_from(chunk.bytes.clone().get_u64_le()).expect("a small number");
         let Some(process) = self.hosts[number].process.as_mut() else {
             return;
@@ -252,7 +252,7 @@ impl World {
     }
 
     /// The last piece is durable.
-    pub(super) fn snapshot_received(&mut self, number: usize, session: Session) {
+    pub(crate) fn snapshot_received(&mut self, number: usize, session: Session) {
         let Some(process) = self.hosts[number].process.as_mut() else {
             return;
         };
@@ -286,7 +286,7 @@ impl World {
     }
 
     /// Carries out [`quorate_protocol_mutants::Effect::InstallSnapshot`]: log, state and snapshot change in one step.
-    pub(super) fn install(&mut self, number: usize, position: Position) {
+    pub(crate) fn install(&mut self, number: usize, position: Position) {
         self.say(|| format!("n{number} installs a snapshot of {:?}", position.id));
         self.ledger.installs += 1;
         let host = &mut self.hosts[number];

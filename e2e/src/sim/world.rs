@@ -20,7 +20,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 /// Microseconds in a millisecond.
-pub(super) const MILLI: u64 = 1_000;
+pub(crate) const MILLI: u64 = 1_000;
 
 /// Why a history is wrong: which check says so, and what it saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Violation {
 }
 
 /// Something that happens.
-pub(super) enum What {
+pub(crate) enum What {
     /// On a machine, in one life of its process: dropped if that process is gone.
     Local(usize, u64, Input),
     /// A sync of a machine's log ends.
@@ -92,50 +92,55 @@ impl Ord for Scheduled {
 }
 
 /// See the module.
-pub(super) struct World {
-    pub(super) rng: SmallRng,
-    pub(super) profile: Profile,
+pub(crate) struct World {
+    pub(crate) rng: SmallRng,
+    pub(crate) profile: Profile,
     /// A mistake that the simulated runtime makes.
-    pub(super) slip: Option<Slip>,
-    pub(super) now: u64,
+    pub(crate) slip: Option<Slip>,
+    pub(crate) now: u64,
     queue: BinaryHeap<Reverse<Scheduled>>,
     scheduled: u64,
     /// Whether faults happen.
-    pub(super) faults: bool,
-    pub(super) hosts: Vec<Host>,
-    pub(super) links: BTreeMap<Session, Link>,
-    pub(super) next_session: u64,
+    pub(crate) faults: bool,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) links: BTreeMap<Session, Link>,
+    pub(crate) next_session: u64,
     /// From, to: nothing arrives. The number says which cut made it.
-    pub(super) silent: BTreeMap<(usize, usize), u64>,
-    pub(super) cuts: u64,
-    pub(super) pilots: Vec<Pilot>,
+    pub(crate) silent: BTreeMap<(usize, usize), u64>,
+    pub(crate) cuts: u64,
+    pub(crate) pilots: Vec<Pilot>,
     /// Which driver waits on a session for the answer of which machine.
-    pub(super) asked: BTreeMap<Session, (usize, usize)>,
-    pub(super) clients: Vec<Client>,
-    pub(super) next_operation: u64,
-    pub(super) ledger: Ledger,
+    pub(crate) asked: BTreeMap<Session, (usize, usize)>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) next_operation: u64,
+    pub(crate) ledger: Ledger,
     /// Every configuration that was ever proposed.
-    pub(super) configurations: Vec<Configuration>,
+    pub(crate) configurations: Vec<Configuration>,
     /// Incarnations whose disk is gone.
-    pub(super) wiped: BTreeSet<Incarnation>,
-    pub(super) next_incarnation: u128,
+    pub(crate) wiped: BTreeSet<Incarnation>,
+    pub(crate) next_incarnation: u128,
     /// What the operator saw committed last, and when it saw more.
-    pub(super) progress: usize,
-    pub(super) silent_since: u64,
-    pub(super) snapshots: Vec<Arc<super::disk::Snapshot>>,
-    pub(super) violation: Option<Violation>,
+    pub(crate) progress: usize,
+    pub(crate) silent_since: u64,
+    pub(crate) snapshots: Vec<Arc<super::disk::Snapshot>>,
+    pub(crate) violation: Option<Violation>,
     /// A hash of everything that happened.
-    pub(super) trace: u64,
+    pub(crate) trace: u64,
     /// See [`super::history::Options::clients_only`].
-    pub(super) clients_only: bool,
-    pub(super) verbose: bool,
+    pub(crate) clients_only: bool,
+    pub(crate) verbose: bool,
+    /// Things that happened.
+    pub(crate) events: u64,
+    /// The storm of faults ends then; see [`Profile::draw_long`].
+    pub(crate) storm_ends: u64,
+    /// There are no faults any more.
+    pub(crate) healed: bool,
 }
 
 impl World {
-    pub(super) fn new(seed: u64, slip: Option<Slip>, clients_only: bool, verbose: bool) -> Self {
-        let mut rng = SmallRng::seed_from_u64(seed);
-        let profile = Profile::draw(&mut rng);
-        let mut world = Self {
+    /// Nothing in it yet.
+    pub(crate) fn bare(seed: u64, rng: SmallRng, profile: Profile, slip: Option<Slip>, clients_only: bool, verbose: bool) -> Self {
+        Self {
             rng,
             slip,
             now: 0,
@@ -162,8 +167,22 @@ impl World {
             trace: seed,
             clients_only,
             verbose,
+            events: 0,
+            storm_ends: 0,
+            healed: false,
             profile,
+        }
+    }
+
+    /// A group that a driver of nobody in particular bootstraps, and its clients.
+    pub(crate) fn new(seed: u64, slip: Option<Slip>, long: bool, clients_only: bool, verbose: bool) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let profile = if long {
+            Profile::draw_long(&mut rng)
+        } else {
+            Profile::draw(&mut rng)
         };
+        let mut world = Self::bare(seed, rng, profile, slip, clients_only, verbose);
         let (replicas, write, read) = world.profile.group;
         for ordinal in 0..replicas + world.profile.spares {
             let incarnation = world.draw_incarnation();
@@ -185,19 +204,19 @@ impl World {
         world
     }
 
-    pub(super) fn draw_incarnation(&mut self) -> Incarnation {
+    pub(crate) fn draw_incarnation(&mut self) -> Incarnation {
         let incarnation = Incarnation(Uuid::from_u128(self.next_incarnation << 96));
         self.next_incarnation += 1;
         incarnation
     }
 
     /// A random time below `bound`, at least one.
-    pub(super) fn within(&mut self, bound: u64) -> u64 {
+    pub(crate) fn within(&mut self, bound: u64) -> u64 {
         use rand::RngExt;
         self.rng.random_range(1..=bound.max(1))
     }
 
-    pub(super) fn schedule(&mut self, after: u64, what: What) {
+    pub(crate) fn schedule(&mut self, after: u64, what: What) {
         self.scheduled += 1;
         self.queue.push(Reverse(Scheduled {
             at: self.now + after,
@@ -206,7 +225,7 @@ impl World {
         }));
     }
 
-    pub(super) fn violate(&mut self, check: &'static str, detail: impl FnOnce() -> String) {
+    pub(crate) fn violate(&mut self, check: &'static str, detail: impl FnOnce() -> String) {
         if self.violation.is_none() {
             self.violation = Some(Violation {
                 check,
@@ -217,21 +236,21 @@ impl World {
     }
 
     /// For whoever replays a seed.
-    pub(super) fn say(&self, text: impl FnOnce() -> String) {
+    pub(crate) fn say(&self, text: impl FnOnce() -> String) {
         if self.verbose {
             eprintln!("{:>9.3} {}", self.now as f64 / 1e3, text());
         }
     }
 
     /// Adds to the hash of the history.
-    pub(super) fn note(&mut self, numbers: &[u64]) {
+    pub(crate) fn note(&mut self, numbers: &[u64]) {
         for number in numbers {
             self.trace = (self.trace ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23);
         }
     }
 
     /// Lets everything happen up to a time, or to the first violation, or until `done`.
-    pub(super) fn run_until(&mut self, end: u64, done: impl Fn(&Self) -> bool) -> bool {
+    pub(crate) fn run_until(&mut self, end: u64, done: impl Fn(&Self) -> bool) -> bool {
         loop {
             if self.clients_only {
                 self.violation = None;
@@ -247,6 +266,7 @@ impl World {
             }
             let Some(Reverse(next)) = self.queue.pop() else { return false };
             self.now = next.at;
+            self.events += 1;
             self.happen(next.what);
         }
     }
@@ -291,11 +311,11 @@ impl World {
     }
 
     /// The members' name for a machine.
-    pub(super) fn member(&self, host: usize) -> Member {
+    pub(crate) fn member(&self, host: usize) -> Member {
         self.hosts[host].member()
     }
 
-    pub(super) fn new_session(&mut self) -> Session {
+    pub(crate) fn new_session(&mut self) -> Session {
         let session = Session(self.next_session);
         self.next_session += 1;
         session
