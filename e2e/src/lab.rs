@@ -4,7 +4,7 @@ use crate::cluster::Cluster;
 use crate::workload::Place;
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
 use quorate_crds::{ReplicatedStore, ReplicatedStoreStatus};
@@ -132,6 +132,44 @@ impl Lab {
         Ok(())
     }
 
+    /// Changes the store's spec by a merge patch.
+    ///
+    /// # Errors
+    /// What the API server says to it.
+    pub fn change_spec(&self, spec: &serde_json::Value) -> Result<()> {
+        let patch = Patch::Merge(serde_json::json!({"spec": spec}));
+        self.runtime
+            .block_on(self.stores().patch(&self.store, &PatchParams::default(), &patch))?;
+        Ok(())
+    }
+
+    /// Takes away everything that the operator wrote into the store's status.
+    ///
+    /// # Errors
+    /// If the API server refuses.
+    pub fn wipe_status(&self) -> Result<()> {
+        let mut store = self.get()?;
+        store.status = None;
+        self.runtime
+            .block_on(self.stores().replace_status(&self.store, &PostParams::default(), &store))?;
+        Ok(())
+    }
+
+    /// Deletes the store, keeps its claims, and waits until its pods are gone.
+    ///
+    /// # Errors
+    /// If they stay.
+    pub fn delete_keeping_claims(&self) -> Result<()> {
+        self.runtime.block_on(self.stores().delete(&self.store, &DeleteParams::default()))?;
+        self.await_no_pods()
+    }
+
+    fn await_no_pods(&self) -> Result<()> {
+        self.until("the pods of the deleted store are gone", Duration::from_secs(90), || {
+            Ok(self.pods_unready()?.is_empty().then_some(()))
+        })
+    }
+
     /// Deletes the store with its claims, if it is there, and waits until its pods are gone.
     ///
     /// # Errors
@@ -142,9 +180,7 @@ impl Lab {
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => return Err(error.into()),
         }
-        self.until("the pods of the deleted store are gone", Duration::from_secs(90), || {
-            Ok(self.pods_unready()?.is_empty().then_some(()))
-        })?;
+        self.await_no_pods()?;
         let selector = format!("app.kubernetes.io/instance={}", self.store);
         self.cluster
             .kubectl(&["-n", &self.namespace, "delete", "pvc", "-l", &selector, "--wait=true"], "")?;

@@ -1,7 +1,10 @@
 //! The end-to-end scenarios: a fault each, under the checked workload, on a real cluster.
 
+mod change;
+mod disk;
 mod operator;
 mod primary;
+mod recovery;
 mod store;
 mod trial;
 
@@ -12,7 +15,7 @@ use crate::cluster::Cannot;
 use crate::lab::Lab;
 use crate::report::{Report, ScenarioReport, Verdict, folder};
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Instant;
 
 /// What one repetition found.
@@ -56,7 +59,15 @@ pub struct Scenario {
 /// All scenarios, in the order in which they run.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [store::scenarios(), primary::scenarios(), operator::scenarios()].concat()
+    [
+        store::scenarios(),
+        primary::scenarios(),
+        operator::scenarios(),
+        change::scenarios(),
+        recovery::scenarios(),
+        disk::scenarios(),
+    ]
+    .concat()
 }
 
 /// Settings of a run.
@@ -205,6 +216,15 @@ fn repeat(lab: &Lab, scenario: Scenario, count: u32, seed: u64) -> ScenarioRepor
         }
     }
     report
+}
+
+/// Runs `scenario` with a change of the spec that is taken back afterwards.
+fn with_spec<T>(lab: &Lab, change: &Value, back: &Value, scenario: impl FnOnce() -> Result<T>) -> Result<T> {
+    lab.change_spec(change)?;
+    let outcome = scenario();
+    let mended = lab.change_spec(back);
+    let found = outcome?;
+    mended.map(|()| found)
 }
 
 fn add(report: &mut ScenarioReport, measured: &Measured) {

@@ -1,10 +1,11 @@
 //! What can happen to operators while they are needed.
 
-use super::{Measured, Scenario, Trial};
+use super::{Measured, Scenario, Trial, with_spec};
 use crate::cluster::{OPERATOR_NAMESPACE, signal};
 use crate::lab::Lab;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
+use serde_json::json;
 use std::time::Duration;
 
 /// A second operator, as an installation of its own with its own lease.
@@ -46,6 +47,15 @@ pub(super) fn sweep(lab: &Lab) -> Result<()> {
 }
 
 fn down(lab: &Lab, seed: u64) -> Result<Option<Measured>> {
+    let (change, back) = (
+        json!({"failover": {"operatorAwaySeconds": 0}}),
+        json!({"failover": {"operatorAwaySeconds": null}}),
+    );
+    with_spec(lab, &change, &back, || down_alone(lab, seed))
+}
+
+/// Members leave failovers to operators.
+fn down_alone(lab: &Lab, seed: u64) -> Result<Option<Measured>> {
     let mut trial = Trial::begin(lab, seed)?;
     let pids = lab.cluster.pids(&lab.namespace, &trial.primary.name)?;
     lab.scale_operator(0)?;
