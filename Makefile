@@ -2,7 +2,7 @@
 CARGO ?= cargo
 CLUSTER := e2e/cluster/cluster.sh
 
-.PHONY: help demo test check unit e2e e2e-list sim model bench bench-quick manifests cluster install images down
+.PHONY: help demo test check unit e2e e2e-list sim model bench bench-quick detection manifests cluster install images down
 help: ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -39,6 +39,9 @@ bench: ## Measure against Valkey and etcd (minutes); report in target/bench
 
 bench-quick: ## The same in under a minute, for a first look
 	@$(CLUSTER) e2e bench --quick
+
+detection: ## Measure what the failure detector trades, and draw it; report in target/detection
+	@$(CLUSTER) e2e detection
 
 manifests: ## Write the resource definitions from the code
 	$(CARGO) run -q -p quorate-crds --bin manifests

@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod cluster;
 pub mod demo;
+pub mod detection;
 pub mod lab;
 pub mod local;
 pub mod model;

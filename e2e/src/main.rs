@@ -13,6 +13,8 @@ struct Cli {
 enum Command {
     /// Measures replicated writes and linearizable reads against Valkey and etcd, interleaved in one run.
     Bench(quorate_e2e::bench::Args),
+    /// Measures what the failure detector trades: time against false suspicions.
+    Detection(quorate_e2e::detection::Args),
     /// Shows a failover on the cluster that is up.
     Demo,
     /// Visits every state of a model of the view change, and shows that it notices rules that are taken away.
@@ -26,6 +28,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Bench(args) => quorate_e2e::bench::run(args),
+        Command::Detection(args) => quorate_e2e::detection::run(&args),
         Command::Demo => quorate_e2e::demo::run(),
         Command::Model(args) => quorate_e2e::model::run(&args),
         Command::Scenarios(args) => quorate_e2e::scenario::run(args),
