@@ -10,9 +10,10 @@ use crate::bench::measure::median;
 use crate::local::build::{Profile, node_binary};
 use crate::local::{LocalCluster, LocalClusterOptions};
 use anyhow::{Context, Result, bail};
+use quorate_api::wire::FailoverPolicy;
 use quorate_api::{NodeStatus, Quorum};
 use quorate_operator::detect::{Verdict, judge};
-use quorate_operator::link::{self, News, PodNews, Target};
+use quorate_operator::link::{self, News, PodNews, Target, Words};
 use quorate_operator::observe::{Health, Observed};
 use serde::Serialize;
 use std::fs;
@@ -86,15 +87,16 @@ pub fn run(args: &Args) -> Result<()> {
 struct Watcher {
     members: Vec<Observed>,
     news: UnboundedReceiver<PodNews>,
-    heartbeat: watch::Sender<Duration>,
+    heartbeat: watch::Sender<(Duration, FailoverPolicy)>,
 }
 
 impl Watcher {
     fn new(cluster: &LocalCluster) -> Result<Self> {
         let token = Arc::new(fs::read(cluster.token_file())?.trim_ascii().to_vec());
         let (sender, news) = unbounded_channel();
-        let heartbeat = watch::Sender::new(HEARTBEAT);
+        let heartbeat = watch::Sender::new((HEARTBEAT, FailoverPolicy::default()));
         let addresses = watch::Sender::new(link::Addresses::default());
+        let admission = watch::Sender::new(None);
         let mut members = Vec::new();
         for (ordinal, node) in (0u32..).zip(cluster.nodes()) {
             let (pod, uid, address) = (format!("node-{ordinal}"), ordinal.to_string(), node.replica.to_string());
@@ -106,11 +108,18 @@ impl Watcher {
                 // Each setting judges by itself how old news may be.
                 patience: PATIENCE,
             };
-            tokio::spawn(link::keep(target, heartbeat.subscribe(), addresses.subscribe(), sender.clone()));
+            let words = Words {
+                watch: heartbeat.subscribe(),
+                addresses: addresses.subscribe(),
+                admission: admission.subscribe(),
+            };
+            tokio::spawn(link::keep(target, words, sender.clone()));
             members.push(Observed {
                 pod,
                 uid,
                 ordinal,
+                exists: true,
+                since: None,
                 address: Some(address),
                 health: Health::Running,
                 connected: false,
@@ -144,7 +153,7 @@ impl Watcher {
         let doubtful = verdicts.iter().any(|verdict| matches!(verdict, Verdict::Doubt { .. }));
         let heartbeat = if doubtful { CLOSE } else { HEARTBEAT };
         self.heartbeat
-            .send_if_modified(|current| std::mem::replace(current, heartbeat) != heartbeat);
+            .send_if_modified(|current| std::mem::replace(&mut current.0, heartbeat) != heartbeat);
         verdicts
     }
 

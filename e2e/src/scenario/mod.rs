@@ -1,7 +1,6 @@
 //! The end-to-end scenarios: a fault each, under the checked workload, on a real cluster.
 
 mod change;
-mod disk;
 mod operator;
 mod primary;
 mod recovery;
@@ -65,7 +64,6 @@ pub fn all() -> Vec<Scenario> {
         operator::scenarios(),
         change::scenarios(),
         recovery::scenarios(),
-        disk::scenarios(),
     ]
     .concat()
 }
