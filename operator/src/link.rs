@@ -14,6 +14,9 @@ use tokio::sync::watch;
 /// Between two attempts to reach a node.
 const REDIAL: Duration = Duration::from_millis(100);
 
+/// An operator says so often that it is there: members that hear none fail over by themselves.
+const PRESENCE: Duration = Duration::from_secs(1);
+
 /// Where the nodes of a store are.
 pub type Addresses = Arc<Vec<(Incarnation, NodeAddresses)>>;
 
@@ -84,25 +87,30 @@ async fn follow(target: &Target, words: &mut Words, news: &UnboundedSender<PodNe
     admission.mark_changed();
     // A node that was never told of a learner has none to forget, and one of an older version knows no such word.
     let mut admitted = false;
+    let mut heard = tokio::time::Instant::now();
+    let mut presence = tokio::time::interval(PRESENCE);
+    presence.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let silence = target.patience + watch.borrow().0;
         // A frame may arrive in pieces: what was read so far stays in the buffer when another branch wins.
         tokio::select! {
-            reply = tokio::time::timeout(silence, read_frame(&mut read, &mut buffer)) => {
-                match reply.context("silent")?? {
+            reply = tokio::time::timeout_at(heard + silence, read_frame(&mut read, &mut buffer)) => {
+                let reply = reply.context("silent")??;
+                heard = tokio::time::Instant::now();
+                match reply {
                     Reply::Status(status) => news.send((target.pod.clone(), target.uid.clone(), News::Status(status)))?,
                     other => bail!("unexpected {other:?}"),
                 }
             }
             changed = watch.changed() => {
                 changed?;
-                let (interval, policy) = *watch.borrow_and_update();
                 // The node answers with its status at once, and then after every interval.
-                let watch = Request::Watch {
-                    interval_millis: u64::try_from(interval.as_millis()).unwrap_or(u64::MAX),
-                    policy: Some(policy),
-                };
-                write_frame(&mut write, &watch).await?;
+                let word = word(*watch.borrow_and_update());
+                write_frame(&mut write, &word).await?;
+            }
+            _ = presence.tick() => {
+                let word = word(*watch.borrow());
+                write_frame(&mut write, &word).await?;
             }
             changed = addresses.changed() => {
                 changed?;
@@ -119,5 +127,12 @@ async fn follow(target: &Target, words: &mut Words, news: &UnboundedSender<PodNe
                 }
             }
         }
+    }
+}
+
+fn word((interval, policy): (Duration, FailoverPolicy)) -> Request {
+    Request::Watch {
+        interval_millis: u64::try_from(interval.as_millis()).unwrap_or(u64::MAX),
+        policy: Some(policy),
     }
 }

@@ -7,7 +7,7 @@
 //! or it would show nothing.
 //!
 //! **What is real.** The drivers are `quorate_protocol::Driver`, with every rule of fence, learning, leaving out and choice, and
-//! the quorum arithmetic is `quorate_api::Quorum`. A state holds a number for each driver (see [`drivers`]): a driver is a value,
+//! the quorum arithmetic is `quorate_api::Quorum`. A state holds a number for each driver (see `drivers.rs`): a driver is a value,
 //! and what it does is a function of that value and an answer, so that it is run once for each pair.
 //!
 //! **What is abstract.** A replica. The real one carries connections, rounds, streams and clocks: thousands of states for one of

@@ -324,7 +324,8 @@ pub fn full() -> Vec<Scenario> {
         .writing(&[2])
         .crashing(1)
         .unsynced(),
-        Scenario::new("logs damaged, 3/2/2: three failovers", vec![three()], &[KEEP, KEEP, KEEP]).damaging(2),
+        Scenario::new("log damaged, 3/2/2: three failovers", vec![three()], &[KEEP, KEEP, KEEP]).damaging(1),
+        Scenario::new("logs damaged, 3/2/2: two failovers", vec![three()], &[KEEP, KEEP]).damaging(2),
         Scenario::new(
             "log damaged, 3/3/2 member replaced, failover",
             vec![configuration(&[0, 1, 2], 3, 2), configuration(&[0, 1, 3], 3, 2)],

@@ -1,6 +1,6 @@
-//! What is left when the operator's memory or the resource itself is gone.
+//! What is left when the control plane, the operator's memory or the resource itself is gone.
 
-use super::{Measured, RECOVERS, Scenario, Trial};
+use super::{Measured, RECOVERS, Scenario, Trial, with_spec};
 use crate::cluster::signal;
 use crate::lab::{Lab, epoch_of};
 use crate::workload::{Workload, lost};
@@ -8,6 +8,9 @@ use anyhow::{Result, ensure};
 use rustix::process::Signal;
 use serde_json::json;
 use std::time::Duration;
+
+/// Silence of every operator, in seconds, after which members fail over by themselves here.
+const OPERATOR_AWAY_SECONDS: u64 = 3;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     let scenario = |name, about, repetitions, run| Scenario {
@@ -19,10 +22,16 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     };
     vec![
         scenario(
+            "no-control-plane",
+            "the primary is killed while the API server and every operator are gone: its members choose another one",
+            1,
+            no_control_plane as fn(&Lab, u64) -> Result<Option<Measured>>,
+        ),
+        scenario(
             "status-wiped",
             "the store's status is wiped, and then the primary dies",
             1,
-            status_wiped as fn(&Lab, u64) -> Result<Option<Measured>>,
+            status_wiped,
         ),
         scenario(
             "adopted",
@@ -31,6 +40,28 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             adopted,
         ),
     ]
+}
+
+fn no_control_plane(lab: &Lab, seed: u64) -> Result<Option<Measured>> {
+    let (change, back) = (
+        json!({"failover": {"operatorAwaySeconds": OPERATOR_AWAY_SECONDS}}),
+        json!({"failover": {"operatorAwaySeconds": null}}),
+    );
+    with_spec(lab, &change, &back, || {
+        let mut trial = Trial::begin(lab, seed)?;
+        let primary = lab.cluster.pids(&lab.namespace, &trial.primary.name)?;
+        lab.scale_operator(0)?;
+        lab.cluster.fault(&["control-plane-down"])?;
+        std::thread::sleep(Duration::from_secs(OPERATOR_AWAY_SECONDS));
+        let struck = trial.strike(|| signal(&primary, Signal::KILL));
+        let went_on = struck.and_then(|()| trial.go_on(1000));
+        lab.cluster.fault(&["control-plane-up"])?;
+        lab.until("the API server is back", RECOVERS, || Ok(lab.get().ok().map(drop)))?;
+        lab.scale_operator(2)?;
+        went_on?;
+        trial.await_failover(RECOVERS, true)?;
+        trial.end().map(Some)
+    })
 }
 
 fn status_wiped(lab: &Lab, seed: u64) -> Result<Option<Measured>> {

@@ -1,6 +1,7 @@
 //! Starts a node: identity, recovery from disk, sockets, tasks; and its graceful end.
 
 use crate::config::{NodeArgs, join};
+use crate::election::{self, Orders};
 use crate::hand_over::hand_over;
 use crate::restore::{Restored, restore};
 use crate::runtime::log_thread::{Durable, LogThread};
@@ -47,13 +48,14 @@ pub async fn run(args: NodeArgs) -> anyhow::Result<()> {
         client_port = args.client_port,
         "node started"
     );
-    let shared = Shared::new(node);
+    let shared = Shared::new(node, Orders::load(&args.data_dir));
     spawn_local(peers::take_durable(Rc::clone(&shared), durable_reports));
     spawn_local(snapshots::take_reports(Rc::clone(&shared), snapshot_reports));
     spawn_local(snapshots::serve(Rc::clone(&shared), snapshot_requests));
     spawn_local(flush(Rc::clone(&shared)));
     spawn_local(tick(Rc::clone(&shared)));
     spawn_local(peers::keep_links(Rc::clone(&shared)));
+    spawn_local(election::run(Rc::clone(&shared)));
     spawn_local(peers::serve(Rc::clone(&shared), replica_listener));
     spawn_local(clients::serve(Rc::clone(&shared), client_listener));
     let health = spawn_local(http::serve(Rc::clone(&shared), http_listener));

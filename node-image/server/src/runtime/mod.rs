@@ -13,6 +13,7 @@ pub mod peers;
 pub mod snapshot_thread;
 pub mod snapshots;
 
+use crate::election::Orders;
 use node::Node;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -29,16 +30,19 @@ pub struct Shared {
     pub node: RefCell<Node>,
     /// Something waits for the flusher.
     pub dirty: Notify,
+    /// What operators said last, and when.
+    pub orders: RefCell<Orders>,
     clients: Cell<u64>,
 }
 
 impl Shared {
     /// Shares a node.
     #[must_use]
-    pub fn new(node: Node) -> Rc<Self> {
+    pub fn new(node: Node, orders: Orders) -> Rc<Self> {
         Rc::new(Self {
             node: RefCell::new(node),
             dirty: Notify::new(),
+            orders: RefCell::new(orders),
             clients: Cell::new(0),
         })
     }

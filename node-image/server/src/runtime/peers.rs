@@ -97,8 +97,8 @@ async fn serve_connection(shared: Rc<Shared>, established: Established<ClientKin
     if let Err(error) = outcome {
         tracing::debug!(error = format!("{error:#}"), "a replica's connection ended");
     }
-    if let Some(watch) = watch {
-        watch.abort();
+    if let Some((_, reporter)) = watch {
+        reporter.abort();
     }
     let mut node = shared.node.borrow_mut();
     node.step(Event::SessionClosed(session));
@@ -107,15 +107,25 @@ async fn serve_connection(shared: Rc<Shared>, established: Established<ClientKin
     pump.abort();
 }
 
-fn on_request(shared: &Rc<Shared>, session: Session, member: Option<Incarnation>, request: Request, watch: &mut Option<AbortHandle>) {
+fn on_request(
+    shared: &Rc<Shared>,
+    session: Session,
+    member: Option<Incarnation>,
+    request: Request,
+    watch: &mut Option<(Duration, AbortHandle)>,
+) {
     match request {
-        Request::Watch {
-            interval_millis,
-            policy: _,
-        } => {
+        Request::Watch { interval_millis, policy } => {
+            if let Some(policy) = policy {
+                shared.orders.borrow_mut().hear(policy);
+            }
             let interval = Duration::from_millis(interval_millis.clamp(*WATCH_MILLIS.start(), *WATCH_MILLIS.end()));
+            // Repeated, it is the operator's sign of life and changes nothing.
+            if watch.as_ref().is_some_and(|(before, _)| *before == interval) {
+                return;
+            }
             let reporter = spawn_local(report(Rc::clone(shared), session, interval)).abort_handle();
-            if let Some(before) = watch.replace(reporter) {
+            if let Some((_, before)) = watch.replace((interval, reporter)) {
                 before.abort();
             }
         }

@@ -1,0 +1,363 @@
+//! Failover without the control plane: members that hear neither their primary nor any operator drive a view change
+//! themselves, the same that the operator would, with the same rules at every member.
+//!
+//! Invariants: a member drives only on a policy that an operator told it once, and only *keeps* the configuration · it asks
+//! the others first, and does nothing while one of them serves, or while fewer than a fence quorum, itself included, have
+//! lost the primary: one whose own links are cut disturbs nobody · one that the others know to be no member drives nothing.
+//!
+//! Nothing here is needed for safety, and it replaces no member and changes no configuration: that is the operator's work.
+
+use crate::runtime::Shared;
+use anyhow::{Context, bail};
+use quorate_api::wire::{ClientKind, FailoverPolicy, Reply, Request};
+use quorate_api::{Configuration, EntryId, Incarnation, Member, NodeRole, NodeStatus};
+use quorate_client::{Established, Live, dial, drive, epoch_above, read_frame, write_frame};
+use quorate_protocol::Driver;
+use rand::RngExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+/// Between two looks at the primary.
+const LOOK: Duration = Duration::from_millis(50);
+/// Members wait for each other so long, in the order of their ordinals, before they drive: they rarely duel.
+const STAGGER: Duration = Duration::from_millis(150);
+/// A member that does not tell its status in this time says nothing.
+const ANSWER: Duration = Duration::from_millis(500);
+/// A view change that takes longer is given up.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// After an attempt that came to nothing; doubled each time up to [`MAX_BACKOFF`].
+const MIN_BACKOFF: Duration = Duration::from_millis(250);
+/// See [`MIN_BACKOFF`].
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// Beside the superblock: the policy that was told last. Nothing in it is a matter of safety.
+const FILE: &str = "failover-policy.json";
+
+/// What operators said, and when.
+#[derive(Debug)]
+pub struct Orders {
+    policy: Option<FailoverPolicy>,
+    heard: Instant,
+    file: PathBuf,
+}
+
+impl Orders {
+    /// Those of before a restart, which counts as a word of the operator: it is given its time.
+    #[must_use]
+    pub fn load(data: &Path) -> Self {
+        let file = data.join(FILE);
+        let policy = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Self {
+            policy,
+            heard: Instant::now(),
+            file,
+        }
+    }
+
+    /// An operator is there and has this policy.
+    pub fn hear(&mut self, policy: FailoverPolicy) {
+        self.heard = Instant::now();
+        if self.policy.replace(policy) == Some(policy) {
+            return;
+        }
+        let written = serde_json::to_vec(&policy)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| std::fs::write(&self.file, bytes));
+        if let Err(error) = written {
+            // A full disk, most likely. The policy holds until the next restart.
+            tracing::warn!(%error, "cannot remember the failover policy");
+        }
+    }
+
+    /// The policy, if no operator was heard for as long as it says.
+    fn left_alone(&self) -> Option<FailoverPolicy> {
+        let away = |policy: &FailoverPolicy| self.heard.elapsed() >= Duration::from_millis(policy.operator_away_millis);
+        self.policy
+            .filter(|policy| policy.automatic && policy.operator_away_millis > 0)
+            .filter(away)
+    }
+}
+
+/// What came of asking the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Poll {
+    /// Enough have lost the primary: a view change takes an epoch above this number.
+    Lost(u64),
+    /// Somebody serves or is about to, or too few have lost it, or this replica is no member any more.
+    Wait,
+}
+
+/// Whether a replica of that status has no primary that it hears. One that serves, or is about to, has.
+fn has_lost(status: &NodeStatus, suspect_after_millis: u64) -> bool {
+    let hears = |view: &quorate_api::PrimaryView| view.connected && view.heard_millis_ago < suspect_after_millis;
+    match status.role {
+        NodeRole::Primary | NodeRole::Activating => false,
+        NodeRole::Follower | NodeRole::Learner | NodeRole::Blank => !status.primary.as_ref().is_some_and(hears),
+    }
+}
+
+/// Judges what this replica and the others that answered say, by this one's configuration.
+fn poll(me: &NodeStatus, others: &[NodeStatus], suspect_after_millis: u64) -> Poll {
+    let Some((start, configuration)) = &me.configuration else {
+        return Poll::Wait;
+    };
+    let later = |status: &&NodeStatus| status.configuration.as_ref().is_some_and(|(theirs, _)| theirs > start);
+    let dropped = others
+        .iter()
+        .filter(later)
+        .filter_map(|status| status.configuration.as_ref())
+        .any(|(_, configuration)| !configuration.contains(me.id.incarnation));
+    let served = others
+        .iter()
+        .any(|status| matches!(status.role, NodeRole::Primary | NodeRole::Activating) && status.promised >= me.promised);
+    if dropped || served || me.damaged || !configuration.contains(me.id.incarnation) {
+        return Poll::Wait;
+    }
+    let votes = std::iter::once(me)
+        .chain(others)
+        .filter(|status| configuration.contains(status.id.incarnation) && has_lost(status, suspect_after_millis))
+        .count();
+    if votes < configuration.quorum().fence() as usize {
+        return Poll::Wait;
+    }
+    let highest = std::iter::once(me).chain(others).map(|status| status.promised.number).max();
+    Poll::Lost(highest.unwrap_or_default())
+}
+
+/// How many members come before this one.
+fn rank(configuration: &Configuration, me: Incarnation) -> u32 {
+    let Some(mine) = configuration.member(me) else { return 0 };
+    let before = configuration.members().iter().filter(|other| other.ordinal < mine.ordinal);
+    u32::try_from(before.count()).unwrap_or(0)
+}
+
+/// Watches the primary for ever, and stands in for an operator that is away.
+pub async fn run(shared: Rc<Shared>) {
+    let mut backoff = MIN_BACKOFF;
+    loop {
+        sleep(LOOK).await;
+        let Some((policy, me)) = alone(&shared) else {
+            backoff = MIN_BACKOFF;
+            continue;
+        };
+        let Some((_, configuration)) = &me.configuration else { continue };
+        let jitter = rand::rng().random_range(0.0..0.5);
+        sleep(STAGGER.mul_f64(f64::from(rank(configuration, me.id.incarnation)) + jitter)).await;
+        match attempt(&shared, policy).await {
+            Ok(true) => backoff = MIN_BACKOFF,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "the members' own failover did not come about");
+                sleep(backoff.mul_f64(1.0 + jitter)).await;
+                backoff = (backoff * 2).min(MAX_BACKOFF);
+            }
+        }
+    }
+}
+
+/// This replica's status, if it hears neither operator nor primary.
+fn alone(shared: &Rc<Shared>) -> Option<(FailoverPolicy, NodeStatus)> {
+    let policy = shared.orders.borrow().left_alone()?;
+    let status = shared.node.borrow().node_status();
+    let follows = status.role == NodeRole::Follower && !status.terminating;
+    (follows && has_lost(&status, policy.suspect_after_millis)).then_some((policy, status))
+}
+
+/// Asks the others and drives; false if there was no reason to.
+async fn attempt(shared: &Rc<Shared>, policy: FailoverPolicy) -> anyhow::Result<bool> {
+    let Some((_, before)) = alone(shared) else { return Ok(false) };
+    let Some((_, configuration)) = before.configuration.clone() else {
+        return Ok(false);
+    };
+    let (token, live) = {
+        let node = shared.node.borrow();
+        (node.token(), node.live())
+    };
+    let others = ask_others(&configuration, before.id.incarnation, &token, &live).await;
+    let Some((_, me)) = alone(shared) else { return Ok(false) };
+    if me.promised != before.promised {
+        // Somebody else drives.
+        return Ok(false);
+    }
+    let Poll::Lost(highest) = poll(&me, &others, policy.suspect_after_millis) else {
+        return Ok(false);
+    };
+    let known: Vec<Configuration> = std::iter::once(&me)
+        .chain(&others)
+        .filter_map(|status| status.configuration.as_ref())
+        .map(|(_, configuration): &(EntryId, Configuration)| configuration.clone())
+        .collect();
+    let driver = Driver::keep(epoch_above(highest), known, None);
+    tracing::warn!(epoch = %driver.epoch(), "no operator and no primary is heard: failing over");
+    let done = drive(driver, &token, &live, DEADLINE).await?.changed;
+    tracing::info!(primary = %done.primary.incarnation, epoch = %done.start.epoch, "failed over without an operator");
+    Ok(true)
+}
+
+async fn ask_others(configuration: &Configuration, me: Incarnation, token: &[u8], live: &Live) -> Vec<NodeStatus> {
+    let mut asking = JoinSet::new();
+    for member in configuration.members().iter().filter(|member| member.incarnation != me) {
+        let addresses: Vec<String> = live
+            .get(&member.incarnation)
+            .cloned()
+            .into_iter()
+            .chain([member.host.clone()])
+            .collect();
+        asking.spawn_local(timeout(ANSWER, ask(member.clone(), addresses, token.to_vec())));
+    }
+    let mut statuses = Vec::new();
+    while let Some(answer) = asking.join_next().await {
+        match answer {
+            Ok(Ok(Ok(status))) => statuses.push(status),
+            Ok(Ok(Err(error))) => tracing::debug!(error = format!("{error:#}"), "a member says nothing"),
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+    statuses
+}
+
+async fn ask(member: Member, addresses: Vec<String>, token: Vec<u8>) -> anyhow::Result<NodeStatus> {
+    let mut last = None;
+    for address in addresses {
+        match ask_at(&address, member.incarnation, &token).await {
+            Ok(status) => return Ok(status),
+            Err(error) => last = Some(error.context(address)),
+        }
+    }
+    Err(last.context("the member has no address")?)
+}
+
+async fn ask_at(address: &str, incarnation: Incarnation, token: &[u8]) -> anyhow::Result<NodeStatus> {
+    let Established {
+        mut read,
+        mut write,
+        mut buffer,
+        peer,
+    } = dial(address, token, ClientKind::Operator).await?;
+    if peer.id.incarnation != incarnation {
+        bail!("it is {}, not {incarnation}", peer.id.incarnation);
+    }
+    // Without a policy: this is no operator's word.
+    let question = Request::Watch {
+        interval_millis: u64::try_from(ANSWER.as_millis()).unwrap_or(u64::MAX),
+        policy: None,
+    };
+    write_frame(&mut write, &question).await?;
+    match read_frame(&mut read, &mut buffer).await? {
+        Reply::Status(status) => Ok(*status),
+        other => bail!("unexpected {other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_api::{Epoch, PrimaryView, ReplicaId, StoreId};
+    use uuid::Uuid;
+
+    fn incarnation(n: u32) -> Incarnation {
+        Incarnation(Uuid::from_u128(u128::from(n) + 1))
+    }
+
+    fn configuration(members: &[u32]) -> Configuration {
+        let member = |&n: &u32| Member {
+            incarnation: incarnation(n),
+            ordinal: n,
+            host: format!("n{n}"),
+        };
+        Configuration::new(members.iter().map(member).collect(), 2, 2).unwrap()
+    }
+
+    fn epoch(number: u64) -> Epoch {
+        Epoch { number, token: 0 }
+    }
+
+    /// A follower of replica 0 in epoch 3, which it heard so long ago.
+    fn follower(n: u32, heard_millis_ago: u64) -> NodeStatus {
+        let start = EntryId { epoch: epoch(3), index: 9 };
+        NodeStatus {
+            id: ReplicaId {
+                store: StoreId(Uuid::nil()),
+                shard: 0,
+                ordinal: n,
+                incarnation: incarnation(n),
+            },
+            version: String::new(),
+            role: NodeRole::Follower,
+            promised: epoch(3),
+            last: start,
+            durable: 9,
+            commit: 9,
+            configuration: Some((start, configuration(&[0, 1, 2]))),
+            primary: Some(PrimaryView {
+                incarnation: incarnation(0),
+                epoch: epoch(3),
+                heard_millis_ago,
+                connected: true,
+            }),
+            peers: Vec::new(),
+            damaged: false,
+            terminating: false,
+            keys: 0,
+            memory_bytes: 0,
+            writes_refused: None,
+        }
+    }
+
+    #[test]
+    fn a_fence_quorum_that_lost_the_primary_takes_an_epoch_above_all_that_it_heard_of() {
+        let mut other = follower(2, 5000);
+        other.promised = epoch(7);
+        assert_eq!(poll(&follower(1, 5000), &[other], 1000), Poll::Lost(7));
+    }
+
+    #[test]
+    fn a_member_whose_own_links_are_cut_waits() {
+        let me = follower(1, 5000);
+        assert_eq!(poll(&me, &[], 1000), Poll::Wait, "alone");
+        assert_eq!(poll(&me, &[follower(2, 100)], 1000), Poll::Wait, "the other hears it");
+        let mut primary = follower(0, 0);
+        primary.role = NodeRole::Primary;
+        assert_eq!(
+            poll(&me, &[primary.clone(), follower(2, 5000)], 1000),
+            Poll::Wait,
+            "it answers for itself"
+        );
+        primary.promised = epoch(2);
+        assert_eq!(
+            poll(&me, &[primary, follower(2, 5000)], 1000),
+            Poll::Lost(3),
+            "one of an earlier epoch is no primary"
+        );
+    }
+
+    #[test]
+    fn a_connection_that_was_reset_counts_at_once() {
+        let (mut me, mut other) = (follower(1, 0), follower(2, 0));
+        for status in [&mut me, &mut other] {
+            status.primary.as_mut().unwrap().connected = false;
+        }
+        assert_eq!(poll(&me, &[other], 1000), Poll::Lost(3));
+    }
+
+    #[test]
+    fn a_member_that_was_dropped_and_strangers_count_for_nothing() {
+        let me = follower(1, 5000);
+        let mut other = follower(2, 5000);
+        other.configuration = Some((
+            EntryId {
+                epoch: epoch(5),
+                index: 20,
+            },
+            configuration(&[2, 3, 4]),
+        ));
+        assert_eq!(poll(&me, &[other, follower(0, 5000)], 1000), Poll::Wait, "dropped");
+        let stranger = follower(9, 5000);
+        assert_eq!(poll(&me, &[stranger], 1000), Poll::Wait, "a stranger is no vote");
+        let mut damaged = follower(1, 5000);
+        damaged.damaged = true;
+        assert_eq!(poll(&damaged, &[follower(2, 5000)], 1000), Poll::Wait);
+    }
+}
