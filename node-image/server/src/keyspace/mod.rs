@@ -130,7 +130,7 @@ impl Keyspace {
     }
 
     /// Brings what these keys hold into the cache of the processor, the misses of one overlapping with those of the others,
-    /// where commands executed one by one would wait for each. Changes nothing; at most [`FETCHED_AT_ONCE`] keys.
+    /// where commands executed one by one would wait for each. Changes nothing; at most sixteen keys.
     pub fn fetch<'a>(&self, keys: impl Iterator<Item = &'a Bytes>) {
         let mut wanted: [(&[u8], u16, u64); FETCHED_AT_ONCE] = [(&[], 0, 0); FETCHED_AT_ONCE];
         let (mut count, mut sum) = (0, 0);
