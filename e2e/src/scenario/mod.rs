@@ -62,8 +62,9 @@ pub fn all() -> Vec<Scenario> {
         store::scenarios(),
         primary::scenarios(),
         operator::scenarios(),
-        change::scenarios(),
         recovery::scenarios(),
+        // Last of all, a machine that is gone for good: a cluster keeps traces of that.
+        change::scenarios(),
     ]
     .concat()
 }
