@@ -2,8 +2,9 @@
 
 use anyhow::{Context, bail};
 use bytes::BytesMut;
+use quorate_api::Incarnation;
 use quorate_api::auth::{Side, prove, verify};
-use quorate_api::wire::{Challenge, ClientKind, Frame, Hello, VERSION, Welcome, take};
+use quorate_api::wire::{Challenge, ClientKind, Frame, Hello, Reply, Request, VERSION, Welcome, take};
 use rustix::net::sockopt;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -115,4 +116,22 @@ pub async fn dial(address: &str, token: &[u8], client: ClientKind) -> anyhow::Re
     })
     .await
     .with_context(|| format!("handshake with {address} took too long"))?
+}
+
+/// Asks a member one question over a connection of its own, and makes sure that it is that member who answers.
+///
+/// # Errors
+/// When nobody answers there, or somebody else does.
+pub async fn ask_member(address: &str, member: Incarnation, request: &Request, token: &[u8]) -> anyhow::Result<Reply> {
+    let Established {
+        mut read,
+        mut write,
+        mut buffer,
+        peer,
+    } = dial(address, token, ClientKind::Operator).await?;
+    if peer.id.incarnation != member {
+        bail!("{address} is {}, not {member}", peer.id.incarnation);
+    }
+    write_frame(&mut write, request).await?;
+    read_frame(&mut read, &mut buffer).await
 }

@@ -3,9 +3,8 @@
 //! The operator runs it, a primary that is told to stop, and the tools of the command line. Nothing here is trusted: the
 //! members keep every rule themselves.
 
-use crate::connect::{Established, dial, read_frame, write_frame};
-use anyhow::bail;
-use quorate_api::wire::{ClientKind, Reply, Request};
+use crate::connect::ask_member;
+use quorate_api::wire::{Reply, Request};
 use quorate_api::{Epoch, Incarnation, Member};
 use quorate_protocol::{Driver, DriverEffect, DriverFailure, FenceProgress, ViewChanged};
 use std::collections::BTreeMap;
@@ -132,7 +131,7 @@ pub async fn drive(mut driver: Driver, token: &[u8], live: &Live, deadline: Dura
 async fn ask(member: Member, request: Request, token: Vec<u8>, live: Live, answers: UnboundedSender<Reply>) {
     loop {
         for address in live.get(&member.incarnation).into_iter().chain([&member.host]) {
-            match ask_at(address, &member, &request, &token).await {
+            match ask_member(address, member.incarnation, &request, &token).await {
                 Ok(reply) => {
                     // Nobody listens once the driver is through.
                     let _ = answers.send(reply);
@@ -143,18 +142,4 @@ async fn ask(member: Member, request: Request, token: Vec<u8>, live: Live, answe
         }
         tokio::time::sleep(RETRY).await;
     }
-}
-
-async fn ask_at(address: &str, member: &Member, request: &Request, token: &[u8]) -> anyhow::Result<Reply> {
-    let Established {
-        mut read,
-        mut write,
-        mut buffer,
-        peer,
-    } = dial(address, token, ClientKind::Operator).await?;
-    if peer.id.incarnation != member.incarnation {
-        bail!("{address} is {}, not {}", peer.id.incarnation, member.incarnation);
-    }
-    write_frame(&mut write, request).await?;
-    read_frame(&mut read, &mut buffer).await
 }

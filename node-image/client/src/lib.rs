@@ -5,5 +5,5 @@
 pub mod connect;
 pub mod drive;
 
-pub use connect::{Established, dial, read_frame, write_frame};
+pub use connect::{Established, ask_member, dial, read_frame, write_frame};
 pub use drive::{DriveError, Driven, Live, drive, epoch_above};

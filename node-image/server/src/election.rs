@@ -8,10 +8,10 @@
 //! Nothing here is needed for safety, and it replaces no member and changes no configuration: that is the operator's work.
 
 use crate::runtime::Shared;
-use anyhow::{Context, bail};
-use quorate_api::wire::{ClientKind, FailoverPolicy, Reply, Request};
+use anyhow::{Context, anyhow};
+use quorate_api::wire::{FailoverPolicy, Reply, Request};
 use quorate_api::{Configuration, EntryId, Incarnation, Member, NodeRole, NodeStatus};
-use quorate_client::{Established, Live, dial, drive, epoch_above, read_frame, write_frame};
+use quorate_client::{Live, ask_member, drive, epoch_above};
 use quorate_protocol::Driver;
 use rand::RngExt;
 use std::path::{Path, PathBuf};
@@ -219,36 +219,20 @@ async fn ask_others(configuration: &Configuration, me: Incarnation, token: &[u8]
 }
 
 async fn ask(member: Member, addresses: Vec<String>, token: Vec<u8>) -> anyhow::Result<NodeStatus> {
-    let mut last = None;
-    for address in addresses {
-        match ask_at(&address, member.incarnation, &token).await {
-            Ok(status) => return Ok(status),
-            Err(error) => last = Some(error.context(address)),
-        }
-    }
-    Err(last.context("the member has no address")?)
-}
-
-async fn ask_at(address: &str, incarnation: Incarnation, token: &[u8]) -> anyhow::Result<NodeStatus> {
-    let Established {
-        mut read,
-        mut write,
-        mut buffer,
-        peer,
-    } = dial(address, token, ClientKind::Operator).await?;
-    if peer.id.incarnation != incarnation {
-        bail!("it is {}, not {incarnation}", peer.id.incarnation);
-    }
     // Without a policy: this is no operator's word.
     let question = Request::Watch {
         interval_millis: u64::try_from(ANSWER.as_millis()).unwrap_or(u64::MAX),
         policy: None,
     };
-    write_frame(&mut write, &question).await?;
-    match read_frame(&mut read, &mut buffer).await? {
-        Reply::Status(status) => Ok(*status),
-        other => bail!("unexpected {other:?}"),
+    let mut last = None;
+    for address in addresses {
+        match ask_member(&address, member.incarnation, &question, &token).await {
+            Ok(Reply::Status(status)) => return Ok(*status),
+            Ok(other) => last = Some(anyhow!("{address} answered {other:?}")),
+            Err(error) => last = Some(error.context(address)),
+        }
     }
+    Err(last.context("the member has no address")?)
 }
 
 #[cfg(test)]
