@@ -140,9 +140,6 @@ impl Keyspace {
             sum += self.slots[usize::from(slot)].len();
             count += 1;
         }
-        if count < 2 {
-            return;
-        }
         for (key, slot, hash) in &wanted[..count] {
             if let Some(item) = self.slots[usize::from(*slot)].get(*hash, key) {
                 let Value::String(value) = &item.value;

@@ -230,9 +230,11 @@ fn run(
                     batch.close = true;
                     return false;
                 }
-                context
-                    .keyspace
-                    .fetch(ahead.commands[..ahead.len].iter().filter_map(|args| args.get(1)));
+                // One alone has no other to overlap with.
+                if ahead.len > 1 {
+                    let keys = ahead.commands[..ahead.len].iter().filter_map(|args| args.get(1));
+                    context.keyspace.fetch(keys);
+                }
             }
             let Some(args) = ahead.next() else { return false };
             let start = batch.out.len();
