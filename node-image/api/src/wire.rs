@@ -203,8 +203,8 @@ pub enum Request {
     Watch {
         /// Between two reports, in milliseconds.
         interval_millis: u64,
-        /// What the node goes by when nobody watches it any more; None leaves what it was told before. A node of version
-        /// 0.1.0 or before understands none: it is told one only once it has said a later version.
+        /// What the node goes by when nobody watches it any more; None leaves what it was told before. A node
+        /// from before there was a policy ends the connection at one.
         policy: Option<FailoverPolicy>,
     },
     /// The learners of this primary: it streams its log to them beside its members, and counts them in no quorum. The list
