@@ -52,6 +52,14 @@ impl<'a> Scene<'a> {
         events.items.into_iter().filter_map(|event| event.reason).collect()
     }
 
+    /// Waits until an event of that reason is written.
+    pub(crate) async fn event(&self, reason: &str) {
+        eventually("the event is written", PATIENCE, async || {
+            self.events().await.iter().any(|written| written == reason).then_some(())
+        })
+        .await;
+    }
+
     /// Does something to the primary under load; gives the outage and the new primary. Nothing is lost.
     async fn under_load(&mut self, harm: impl AsyncFnOnce(&mut Machines, usize)) -> (Duration, usize) {
         let (old, epoch) = (self.primary, self.epoch().await);
@@ -161,10 +169,7 @@ async fn two_replicas_down_block_a_failover_and_it_goes_on_by_itself_when_one_re
         "1 of 3 replicas answer and a failover needs 2: it goes on by itself when 1 more come back"
     );
     assert_eq!(scene.epoch().await, epoch, "nobody was promoted");
-    eventually("the event is written", PATIENCE, async || {
-        scene.events().await.contains(&"FailoverBlocked".to_owned()).then_some(())
-    })
-    .await;
+    scene.event("FailoverBlocked").await;
     scene.machines.boot(other).await;
     scene.machines.condition("Available", "True").await;
     scene.machines.condition("FailoverBlocked", "False").await;
@@ -224,10 +229,7 @@ async fn a_store_whose_volumes_come_back_empty_is_refused() {
     })
     .await;
     assert!(message.contains("come back empty"), "{message}");
-    eventually("the event is written", PATIENCE, async || {
-        scene.events().await.contains(&"DataLost".to_owned()).then_some(())
-    })
-    .await;
+    scene.event("DataLost").await;
 }
 
 #[tokio::test]
