@@ -11,31 +11,24 @@ use std::time::Duration;
 const RECREATE_AFTER_SECONDS: u64 = 15;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
-    let scenario = |name, about, run| Scenario {
-        name,
-        about,
-        repetitions: 1,
-        bar_millis: None,
-        run,
-    };
     vec![
-        scenario(
+        Scenario::new(
             "scale-replicas",
             "three replicas become five and three again under load",
-            scale_replicas as fn(&Lab, u64) -> Result<Option<Measured>>,
+            scale_replicas,
         ),
-        scenario(
+        Scenario::new(
             "scale-whim",
             "three replicas are to become five, and three again before they are",
             scale_whim,
         ),
-        scenario("change-quorum", "quorums 2/2 become 3/1 and 2/2 again under load", change_quorum),
-        scenario(
+        Scenario::new("change-quorum", "quorums 2/2 become 3/1 and 2/2 again under load", change_quorum),
+        Scenario::new(
             "volume-lost",
             "the volume of a replica, and then that of the primary, is lost",
             volume_lost,
         ),
-        scenario(
+        Scenario::new(
             "node-gone",
             "a node never comes back, and the volume on it neither: the member is replaced",
             node_gone,
@@ -44,20 +37,19 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 }
 
 /// Waits until the configuration in force has these sizes and the store is whole.
-fn await_sizes(lab: &Lab, replicas: i32, write: i32, read: i32) -> Result<ReplicatedStoreStatus> {
+fn await_sizes(lab: &Lab, replicas: i32, write: i32, read: i32) -> Result<()> {
     let what = format!("{replicas} replicas with quorums {write}/{read} are in force");
-    let status = lab.await_status(&what, RECOVERS, |status| {
+    lab.await_status(&what, RECOVERS, |status| {
         let quorum = status.shards.first().and_then(|shard| shard.quorum);
         quorum.is_some_and(|quorum| (quorum.replicas, quorum.write, quorum.read) == (replicas, write, read))
     })?;
-    lab.await_ready(RECOVERS)?;
-    Ok(status)
+    lab.await_ready(RECOVERS).map(drop)
 }
 
 fn scale_replicas(lab: &Lab, seed: u64) -> Result<Option<Measured>> {
     let mut trial = Trial::begin(lab, seed)?;
     trial.strike(|| lab.change_spec(&json!({"replicasPerShard": 5})))?;
-    let grown = await_sizes(lab, 5, 3, 3).and_then(|_| trial.go_on(1000));
+    let grown = await_sizes(lab, 5, 3, 3).and_then(|()| trial.go_on(1000));
     lab.change_spec(&json!({"replicasPerShard": 3}))?;
     grown?;
     await_sizes(lab, 3, 2, 2)?;
@@ -82,7 +74,7 @@ fn scale_whim(lab: &Lab, seed: u64) -> Result<Option<Measured>> {
 fn change_quorum(lab: &Lab, seed: u64) -> Result<Option<Measured>> {
     let mut trial = Trial::begin(lab, seed)?;
     trial.strike(|| lab.change_spec(&json!({"quorum": {"write": 3, "read": 1}})))?;
-    let changed = await_sizes(lab, 3, 3, 1).and_then(|_| trial.go_on(1000));
+    let changed = await_sizes(lab, 3, 3, 1).and_then(|()| trial.go_on(1000));
     lab.change_spec(&json!({"quorum": {"write": 2, "read": 2}}))?;
     let back = changed.and_then(|()| await_sizes(lab, 3, 2, 2));
     lab.change_spec(&json!({"quorum": null}))?;

@@ -55,6 +55,31 @@ pub struct Scenario {
     run: fn(&Lab, u64) -> Result<Option<Measured>>,
 }
 
+impl Scenario {
+    /// One that runs once and whose outage has no bar.
+    fn new(name: &'static str, about: &'static str, run: fn(&Lab, u64) -> Result<Option<Measured>>) -> Self {
+        Self {
+            name,
+            about,
+            repetitions: 1,
+            bar_millis: None,
+            run,
+        }
+    }
+
+    fn repeated(self, repetitions: u32) -> Self {
+        Self { repetitions, ..self }
+    }
+
+    /// With a bar for the median outage, in milliseconds.
+    fn within(self, bar_millis: f64) -> Self {
+        Self {
+            bar_millis: Some(bar_millis),
+            ..self
+        }
+    }
+}
+
 /// All scenarios, in the order in which they run.
 #[must_use]
 pub fn all() -> Vec<Scenario> {

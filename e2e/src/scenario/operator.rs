@@ -14,27 +14,19 @@ const SECOND: &str = "quorate-second";
 const TAKEOVER: Duration = Duration::from_secs(60);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
-    let scenario = |name, about, repetitions, run| Scenario {
-        name,
-        about,
-        repetitions,
-        bar_millis: None,
-        run,
-    };
     vec![
-        scenario(
+        Scenario::new(
             "operator-down",
             "no operator runs while the primary dies; the failover comes when one is back",
-            1,
-            down as fn(&Lab, u64) -> Result<Option<Measured>>,
+            down,
         ),
-        scenario(
+        Scenario::new(
             "operator-killed",
             "the leading operator is killed in the middle of a failover",
-            4,
             killed,
-        ),
-        scenario("two-operators", "two operators lead at once while the primary dies", 3, two),
+        )
+        .repeated(4),
+        Scenario::new("two-operators", "two operators lead at once while the primary dies", two).repeated(3),
     ]
 }
 

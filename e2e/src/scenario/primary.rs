@@ -13,78 +13,45 @@ const SOON: Duration = Duration::from_secs(30);
 const LATER: Duration = Duration::from_secs(60);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
-    let scenario = |name, about, repetitions, bar_millis, run| Scenario {
-        name,
-        about,
-        repetitions,
-        bar_millis,
-        run,
-    };
     vec![
-        scenario(
-            "primary-killed",
-            "the primary's process is killed with SIGKILL",
-            10,
-            Some(500.0),
-            killed,
-        ),
-        scenario(
-            "primary-deleted",
-            "the primary's pod is deleted gracefully: it hands over",
-            10,
-            Some(200.0),
-            deleted,
-        ),
-        scenario(
-            "primary-frozen",
-            "the primary's process is stopped and goes on later",
-            10,
-            Some(3000.0),
-            frozen,
-        ),
-        scenario(
+        Scenario::new("primary-killed", "the primary's process is killed with SIGKILL", killed)
+            .repeated(10)
+            .within(500.0),
+        Scenario::new("primary-deleted", "the primary's pod is deleted gracefully: it hands over", deleted)
+            .repeated(10)
+            .within(200.0),
+        Scenario::new("primary-frozen", "the primary's process is stopped and goes on later", frozen)
+            .repeated(10)
+            .within(3000.0),
+        Scenario::new(
             "node-paused",
             "everything on the primary's node stands still and goes on later",
-            1,
-            None,
             |lab, seed| node(lab, seed, "pause-node", "unpause-node"),
         ),
-        scenario(
+        Scenario::new(
             "node-cut",
             "the primary's node is cut off from everything and comes back",
-            1,
-            None,
             |lab, seed| node(lab, seed, "cut-node", "mend-node"),
         ),
-        scenario(
-            "node-power",
-            "the primary's node loses power and comes back",
-            1,
-            None,
-            |lab, seed| node(lab, seed, "power-off", "power-on"),
-        ),
-        scenario(
+        Scenario::new("node-power", "the primary's node loses power and comes back", |lab, seed| {
+            node(lab, seed, "power-off", "power-on")
+        }),
+        Scenario::new(
             "primary-isolated",
             "the primary is cut from its peers and the operator while clients still reach it",
-            1,
-            None,
             isolated,
         ),
-        scenario(
+        Scenario::new(
             "operator-link-cut",
             "only the links between operators and primary are cut: no failover",
-            1,
-            None,
             link_cut,
         ),
-        scenario(
+        Scenario::new(
             "two-down",
             "two of three replicas stand still: no promotion, FailoverBlocked; goes on when one returns",
-            1,
-            None,
             two_down,
         ),
-        scenario("all-killed", "all replicas are killed at once", 1, None, all_killed),
+        Scenario::new("all-killed", "all replicas are killed at once", all_killed),
     ]
 }
 

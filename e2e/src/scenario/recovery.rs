@@ -13,30 +13,20 @@ use std::time::Duration;
 const OPERATOR_AWAY_SECONDS: u64 = 3;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
-    let scenario = |name, about, repetitions, run| Scenario {
-        name,
-        about,
-        repetitions,
-        bar_millis: None,
-        run,
-    };
     vec![
-        scenario(
+        Scenario::new(
             "no-control-plane",
             "the primary is killed while the API server and every operator are gone: its members choose another one",
-            1,
-            no_control_plane as fn(&Lab, u64) -> Result<Option<Measured>>,
+            no_control_plane,
         ),
-        scenario(
+        Scenario::new(
             "status-wiped",
             "the store's status is wiped, and then the primary dies",
-            1,
             status_wiped,
         ),
-        scenario(
+        Scenario::new(
             "adopted",
             "the store is deleted and made again over the claims that were kept",
-            1,
             adopted,
         ),
     ]

@@ -9,20 +9,12 @@ use std::time::Duration;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario {
-            name: "create-delete",
-            about: "a store is created, loaded and deleted; its objects go, its volumes stay",
-            repetitions: 1,
-            bar_millis: None,
-            run: create_delete,
-        },
-        Scenario {
-            name: "bad-specs",
-            about: "what cannot work is refused with a message that says why",
-            repetitions: 1,
-            bar_millis: None,
-            run: bad_specs,
-        },
+        Scenario::new(
+            "create-delete",
+            "a store is created, loaded and deleted; its objects go, its volumes stay",
+            create_delete,
+        ),
+        Scenario::new("bad-specs", "what cannot work is refused with a message that says why", bad_specs),
     ]
 }
 

@@ -8,7 +8,6 @@
 //!
 //! All run on a thread of their own, in the network that clients are in.
 
-pub mod bulk;
 pub mod client;
 pub mod history;
 mod verify;
@@ -175,20 +174,6 @@ pub fn lost(place: &Place, history: &History, patience: Duration) -> Result<Vec<
     thread
         .join()
         .map_err(|panic| anyhow::anyhow!("the verifying thread panicked: {panic:?}"))?
-}
-
-/// Overwrites one key of `node` with up to `count` values of `length` bytes, until one is refused.
-///
-/// # Errors
-/// If the node does not answer.
-pub fn fill(place: &Place, node: SocketAddr, key: &str, count: u64, length: usize) -> Result<bulk::Filled> {
-    let (place, key) = (place.clone(), key.to_owned());
-    let thread = std::thread::Builder::new()
-        .name("fill".into())
-        .spawn(move || runtime(&place)?.block_on(bulk::fill(node, &key, count, length)))?;
-    thread
-        .join()
-        .map_err(|panic| anyhow::anyhow!("the filling thread panicked: {panic:?}"))?
 }
 
 fn runtime(place: &Place) -> Result<tokio::runtime::Runtime> {
