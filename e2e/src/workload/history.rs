@@ -4,7 +4,7 @@ use crate::sim::linearize::{Did, Operation, Verdict, check};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// The value of a register that nobody wrote: no client writes it.
 const NOTHING: u64 = 0;
@@ -115,11 +115,11 @@ impl History {
         counts
     }
 
-    /// Microseconds from the beginning to a moment of the wall clock; 0 if it lies before.
+    /// Microseconds from the beginning to a moment of the wall clock; None if it lies before.
     #[must_use]
-    pub fn at(&self, wall: SystemTime) -> u64 {
-        let elapsed = wall.duration_since(self.begun).unwrap_or(Duration::ZERO);
-        u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
+    pub fn at(&self, wall: SystemTime) -> Option<u64> {
+        let elapsed = wall.duration_since(self.begun).ok()?;
+        u64::try_from(elapsed.as_micros()).ok()
     }
 
     /// The longest time without an acknowledgement that a client with `marker` in its name saw, and when it ended: of
