@@ -44,7 +44,7 @@ detection: ## Measure what the failure detector trades, and draw it; report in t
 	@$(CLUSTER) e2e detection
 
 manifests: ## Write the resource definitions from the code
-	$(CARGO) run -q -p quorate-crds --bin manifests
+	$(CARGO) build -q --workspace --bin manifests && target/debug/manifests
 
 cluster: ## Start a cluster, or use the one that runs
 	@$(CLUSTER) up
