@@ -14,6 +14,9 @@ pub const WARNING: &str = "Warning";
 /// Members or quorum are being changed; the message says what it waits for.
 pub const CHANGING: &str = "Changing";
 
+/// Pods are out of date and are being restarted; the message says what that waits for.
+pub const UPDATING: &str = "Updating";
+
 /// Reasons of the conditions.
 pub mod reasons {
     /// All is well.
@@ -68,6 +71,10 @@ pub mod reasons {
     pub const COMMITTING: &str = "Committing";
     /// Pods that are no members any more are deleted; their claims are kept.
     pub const SCALING_DOWN: &str = "ScalingDown";
+    /// Pods that are out of date are restarted, one at a time.
+    pub const RESTARTING: &str = "Restarting";
+    /// Pods are out of date, and `update.mode` leaves it to a person to restart them.
+    pub const MANUAL_UPDATE: &str = "ManualUpdate";
     /// Nothing to say.
     pub const NONE: &str = "None";
 }

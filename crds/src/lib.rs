@@ -11,9 +11,10 @@ pub mod conditions;
 pub mod spec;
 pub mod status;
 
-pub use spec::{Failover, FailoverMode, Quorum, ReplicatedStore, ReplicatedStoreSpec, Storage};
+pub use spec::{Failover, FailoverMode, Quorum, ReplicatedStore, ReplicatedStoreSpec, Storage, Update, UpdateMode};
 pub use status::{
     ChangeStep, DataLoss, LastFailover, ReplicaRole, ReplicaStatus, ReplicatedStoreStatus, ShardChange, ShardQuorum, ShardStatus,
+    ShardUpdate,
 };
 
 use kube::CustomResourceExt;

@@ -65,24 +65,29 @@ pub struct ReplicatedStoreSpec {
     /// When and how a primary is replaced.
     #[serde(default)]
     pub failover: Failover,
+    /// How pods take up a change of image, memory, resources or placement.
+    #[serde(default)]
+    pub update: Update,
     /// The volume of every replica.
     #[serde(default)]
     pub storage: Storage,
     /// Memory for data, as a Kubernetes quantity (`512Mi`). Beyond it, writes that need memory are refused with an OOM
-    /// error. Default: no limit. May be changed; it takes effect when a pod restarts.
+    /// error. Default: no limit. May be changed: the pods restart, one of a shard at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$"))]
     pub max_memory: Option<String>,
-    /// Image of the store node. Default: the one that this operator was released with. A change restarts no pod by itself.
+    /// Image of the store node. Default: the one that the operator was released with that created the store; see update.
+    /// A change restarts the pods, one of a shard at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// CPU and memory of a pod, as in a pod's spec. Default: none. A change restarts no pod by itself.
+    /// CPU and memory of a pod, as in a pod's spec. Default: none. A change restarts the pods, one of a shard at
+    /// a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// Labels that a node must have to run a replica. Default: none.
+    /// Labels that a node must have to run a replica. Default: none. A change restarts the pods, one of a shard at a time.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
-    /// Taints that replicas tolerate, as in a pod's spec. Default: none.
+    /// Taints that replicas tolerate, as in a pod's spec. Default: none. A change restarts the pods, one of a shard at a time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tolerations: Vec<Toleration>,
     /// Stops the operator from changing objects of this store. Failovers still happen. Default false.
@@ -161,6 +166,29 @@ impl Default for Failover {
             operator_away_seconds: 10,
         }
     }
+}
+
+/// Who restarts pods that do not run what the spec asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum UpdateMode {
+    /// The operator.
+    #[default]
+    Automatic,
+    /// A person.
+    Manual,
+}
+
+/// How pods take up a change of image, memory, resources or placement.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Update {
+    /// Automatic: the operator restarts the pods, one of a shard at a time, while all others are in step, the primary last
+    /// and after a hand-over. Manual: pods take the change up when a person deletes them. Default Automatic. May be changed.
+    pub mode: UpdateMode,
+    /// Whether a store without spec.image takes the node image of the operator's release whenever the operator is replaced
+    /// by another one. false: it keeps the image that it has, and a new operator restarts nothing. Default false. May be
+    /// changed.
+    pub follow_operator: bool,
 }
 
 fn one_gibibyte() -> String {

@@ -49,6 +49,9 @@ pub struct ShardStatus {
     /// The change of members or quorum that is under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub change: Option<ShardChange>,
+    /// Pods that do not run yet what the spec asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub update: Option<ShardUpdate>,
     /// Sizes of the configuration in force, and what they tolerate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quorum: Option<ShardQuorum>,
@@ -57,6 +60,18 @@ pub struct ShardStatus {
     /// Its replicas.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<ReplicaStatus>,
+}
+
+/// Pods that do not run yet what the spec asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ShardUpdate {
+    /// Pods of the shard.
+    pub pods: i32,
+    /// Of these, pods that run what the spec asks for.
+    pub updated: i32,
+    /// What is being done, or what that waits for.
+    pub reason: String,
 }
 
 /// A change of members or quorum that is under way.

@@ -6,7 +6,7 @@
 //! a task -> [`conclude`] -> roles, status and events to the publisher.
 
 use crate::context::Context;
-use crate::machines::{inspect, recreate};
+use crate::machines::{inspect, recreate, restart};
 use crate::names;
 use crate::observe::{Asked, Fate};
 use crate::plan::{Drive, Goal, Memory, Note, Observation, Plan, Reconciled, Recreate, Shape, ViewChange, conclude, plan};
@@ -179,6 +179,7 @@ impl Keeper {
             shape,
             inspect,
             recreate,
+            restart: outdated,
             answered,
             phase: _,
             roles,
@@ -197,6 +198,9 @@ impl Keeper {
             self.start(change, &desired);
         }
         self.tend_machines(inspect.into_iter().next(), recreate, &desired.settings);
+        if let Some(outdated) = outdated {
+            tokio::spawn(restart(self.context.client.clone(), desired.settings.namespace.clone(), outdated));
+        }
         for note in notes {
             self.note(note);
         }

@@ -3,7 +3,7 @@
 
 use crate::names;
 use crate::observe::{Fate, Machine};
-use crate::plan::Recreate;
+use crate::plan::{Recreate, Restart};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
@@ -64,13 +64,6 @@ fn state(node: &Node) -> Machine {
 /// Deletes a pod and its claim. Whatever is not what the plan saw any more is left alone.
 pub async fn recreate(client: Client, namespace: String, what: Recreate) {
     let Recreate { pod, uid, claim, force } = what;
-    let only = |uid: String| DeleteParams {
-        preconditions: Some(Preconditions {
-            uid: Some(uid),
-            resource_version: None,
-        }),
-        ..DeleteParams::default()
-    };
     if let Some(claim) = claim {
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
         if let Err(error) = claims.delete(&names::claim(&pod), &only(claim)).await {
@@ -82,6 +75,25 @@ pub async fn recreate(client: Client, namespace: String, what: Recreate) {
     let pods: Api<Pod> = Api::namespaced(client, &namespace);
     if let Err(error) = pods.delete(&pod, &params).await {
         tracing::warn!(namespace, pod, %error, "cannot delete a pod");
+    }
+}
+
+/// Deletes a pod, which is made anew over the same volume. One that is another pod by now is left alone.
+pub async fn restart(client: Client, namespace: String, what: Restart) {
+    let Restart { pod, uid } = what;
+    let pods: Api<Pod> = Api::namespaced(client, &namespace);
+    if let Err(error) = pods.delete(&pod, &only(uid)).await {
+        tracing::warn!(namespace, pod, %error, "cannot restart a pod");
+    }
+}
+
+fn only(uid: String) -> DeleteParams {
+    DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: Some(uid),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
     }
 }
 

@@ -28,6 +28,10 @@ pub const LABEL_SHARD: &str = "quorate.io/shard";
 pub const LABEL_ROLE: &str = "quorate.io/role";
 /// On a shard's StatefulSet: the incarnations that the first epoch was started over. Written before it is.
 pub const ANNOTATION_BOOTSTRAP: &str = "quorate.io/bootstrap";
+/// On a shard's StatefulSet: the node's image where the spec names none.
+pub const ANNOTATION_DEFAULT_IMAGE: &str = "quorate.io/default-image";
+/// On a pod: what the spec asked for when it was made, in one word. A pod that has another one than its template is restarted.
+pub const ANNOTATION_REVISION: &str = "quorate.io/revision";
 /// Variable of a pod: the identity that its volume has to have.
 pub const ENV_STORE_ID: &str = "QUORATE_STORE_ID";
 /// Value of the label that names the operator.
@@ -70,12 +74,16 @@ pub fn claim(pod: &str) -> String {
 /// again over the kept claims is the same store, and its volumes are taken for what they are.
 #[must_use]
 pub fn store_id(namespace: &str, store: &str) -> Uuid {
-    // FNV-1a. Names are no secret, and there are few of them.
+    let hash = fingerprint(&format!("{namespace}/{store}"));
+    uuid::Builder::from_custom_bytes(hash.to_be_bytes()).into_uuid()
+}
+
+/// FNV-1a of a text: the same in every version of the operator. What is told apart by it is no secret, and there is little.
+#[must_use]
+pub fn fingerprint(text: &str) -> u128 {
     const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let name = format!("{namespace}/{store}");
-    let hash = name.bytes().fold(BASIS, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME));
-    uuid::Builder::from_custom_bytes(hash.to_be_bytes()).into_uuid()
+    text.bytes().fold(BASIS, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))
 }
 
 /// The headless service, which gives pods their DNS names.

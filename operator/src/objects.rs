@@ -11,6 +11,7 @@ use kube::Resource;
 use quorate_crds::ReplicatedStore;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// Grace of a pod, in seconds: a hand-over takes milliseconds, this is for a machine that is busy.
 const GRACE_SECONDS: u32 = 30;
@@ -43,24 +44,54 @@ pub struct Layout {
     pub max_unavailable: Option<u32>,
     /// What volumes of this store belong to.
     pub store_id: String,
+    /// The node's image where the spec names none.
+    pub default_image: String,
 }
 
 impl Layout {
     /// Of a store that has no object yet.
     #[must_use]
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &Settings, default_image: String) -> Self {
         let quorum = settings.quorum;
         Self {
             replicas: quorum.replicas,
             max_unavailable: (quorum.replicas > 1).then(|| quorum.failover_tolerates().min(quorum.writes_tolerate())),
             store_id: names::store_id(&settings.namespace, &settings.name).to_string(),
+            default_image,
         }
     }
 }
 
-/// Builds them; `default_image` is used where the spec names none.
+fn image<'a>(store: &'a ReplicatedStore, layout: &'a Layout) -> &'a str {
+    store.spec.image.as_deref().unwrap_or(&layout.default_image)
+}
+
+/// What a person chose of the pods, in one word. It changes with the spec and never with the operator: what the spec leaves
+/// out does not enter it.
 #[must_use]
-pub fn build(store: &ReplicatedStore, settings: &Settings, layout: &Layout, default_image: &str) -> Objects {
+pub fn revision(store: &ReplicatedStore, settings: &Settings, layout: &Layout) -> String {
+    let spec = &store.spec;
+    let mut chosen = BTreeMap::from([("image", json!(image(store, layout)))]);
+    if settings.max_memory > 0 {
+        chosen.insert("maxMemory", json!(settings.max_memory));
+    }
+    if let Some(resources) = &spec.resources {
+        chosen.insert("resources", json!(resources));
+    }
+    if !spec.node_selector.is_empty() {
+        chosen.insert("nodeSelector", json!(spec.node_selector));
+    }
+    if !spec.tolerations.is_empty() {
+        chosen.insert("tolerations", json!(spec.tolerations));
+    }
+    let text = serde_json::to_string(&chosen).expect("a spec is plain data");
+    let hash = format!("{:032x}", names::fingerprint(&text));
+    hash[..16].to_owned()
+}
+
+/// Builds them.
+#[must_use]
+pub fn build(store: &ReplicatedStore, settings: &Settings, layout: &Layout) -> Objects {
     let name = &settings.name;
     let meta = |object: String| {
         json!({
@@ -102,19 +133,21 @@ pub fn build(store: &ReplicatedStore, settings: &Settings, layout: &Layout, defa
                 "spec": {"maxUnavailable": tolerated, "selector": {"matchLabels": selector}},
             }))
         }),
-        stateful_sets: vec![typed(json!({
-            "metadata": meta(names::stateful_set(name, 0)),
-            "spec": stateful_set(store, settings, layout, default_image, 0),
-        }))],
+        stateful_sets: vec![typed({
+            let mut meta = meta(names::stateful_set(name, 0));
+            meta["annotations"] = json!({names::ANNOTATION_DEFAULT_IMAGE: layout.default_image});
+            json!({"metadata": meta, "spec": stateful_set(store, settings, layout, 0)})
+        })],
     }
 }
 
-fn stateful_set(store: &ReplicatedStore, settings: &Settings, layout: &Layout, default_image: &str, shard: u32) -> Value {
+fn stateful_set(store: &ReplicatedStore, settings: &Settings, layout: &Layout, shard: u32) -> Value {
     let spec = &store.spec;
     let mut selector = names::selector(store);
     selector.insert(names::LABEL_SHARD.to_owned(), shard.to_string());
     let mut labels = names::labels(store);
     labels.insert(names::LABEL_SHARD.to_owned(), shard.to_string());
+    let annotations = json!({names::ANNOTATION_REVISION: revision(store, settings, layout)});
     let mut claim = json!({
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": spec.storage.size}},
@@ -141,7 +174,7 @@ fn stateful_set(store: &ReplicatedStore, settings: &Settings, layout: &Layout, d
             spread("kubernetes.io/hostname", 100),
             spread("topology.kubernetes.io/zone", 50),
         ]}},
-        "containers": [container(store, settings, layout, default_image, shard)],
+        "containers": [container(store, settings, layout, shard)],
         "volumes": [{"name": "token", "secret": {"secretName": names::token_secret(&settings.name), "defaultMode": 0o440}}],
     });
     if !spec.node_selector.is_empty() {
@@ -157,12 +190,12 @@ fn stateful_set(store: &ReplicatedStore, settings: &Settings, layout: &Layout, d
         "updateStrategy": {"type": "OnDelete"},
         "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
         "selector": {"matchLabels": selector},
-        "template": {"metadata": {"labels": labels}, "spec": pod},
+        "template": {"metadata": {"labels": labels, "annotations": annotations}, "spec": pod},
         "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": claim}],
     })
 }
 
-fn container(store: &ReplicatedStore, settings: &Settings, layout: &Layout, default_image: &str, shard: u32) -> Value {
+fn container(store: &ReplicatedStore, settings: &Settings, layout: &Layout, shard: u32) -> Value {
     let value = |name: &str, value: String| json!({"name": name, "value": value});
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let probe = |path: &str, period: u32, failures: u32| {
@@ -173,7 +206,7 @@ fn container(store: &ReplicatedStore, settings: &Settings, layout: &Layout, defa
     };
     let mut container = json!({
         "name": names::CONTAINER,
-        "image": store.spec.image.as_deref().unwrap_or(default_image),
+        "image": image(store, layout),
         "ports": [
             {"name": "redis", "containerPort": names::CLIENT_PORT},
             {"name": "replica", "containerPort": names::REPLICA_PORT},
@@ -223,9 +256,9 @@ mod tests {
         let settings = Settings::of(&store).unwrap();
         let layout = Layout {
             store_id: "11111111-2222-3333-4444-555555555555".to_owned(),
-            ..Layout::new(&settings)
+            ..Layout::new(&settings, "quorate/node:test".to_owned())
         };
-        build(&store, &settings, &layout, "quorate/node:test")
+        build(&store, &settings, &layout)
     }
 
     #[test]
@@ -255,6 +288,29 @@ mod tests {
             golden,
             "a change here changes the pods of every store at their next restart; QUORATE_UPDATE_GOLDEN=1 accepts it"
         );
+    }
+
+    #[test]
+    fn the_revision_changes_with_what_a_person_chose_and_with_nothing_else() {
+        let revision = |spec| {
+            let template = objects(spec).stateful_sets[0].spec.clone().unwrap().template;
+            template.metadata.unwrap().annotations.unwrap()[names::ANNOTATION_REVISION].clone()
+        };
+        let plain = revision(json!({}));
+        assert_eq!(plain, "b0345a0b4ac22ab2", "never to change: running pods carry it");
+        assert_eq!(
+            revision(json!({"replicasPerShard": 5, "failover": {"heartbeatMillis": 100}})),
+            plain
+        );
+        for chosen in [
+            json!({"image": "another"}),
+            json!({"maxMemory": "1Gi"}),
+            json!({"resources": {"limits": {"cpu": "1"}}}),
+            json!({"nodeSelector": {"disk": "fast"}}),
+            json!({"tolerations": [{"key": "data", "operator": "Exists"}]}),
+        ] {
+            assert_ne!(revision(chosen.clone()), plain, "{chosen}");
+        }
     }
 
     #[test]

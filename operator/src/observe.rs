@@ -92,6 +92,8 @@ pub struct Observed {
     pub ordinal: u32,
     /// Whether the API server has such a pod.
     pub exists: bool,
+    /// What the spec asked for when it was made, in one word; None on a pod of an operator that did not write it.
+    pub revision: Option<String>,
     /// Since when this operator knows the pod.
     pub since: Option<Instant>,
     /// `address:port` of its replica protocol, while the pod has an address.
@@ -116,6 +118,7 @@ impl Observed {
         Some(Self {
             ordinal,
             exists: true,
+            revision: pod.annotations().get(names::ANNOTATION_REVISION).cloned(),
             since: None,
             address: address.map(|address| join(address, names::REPLICA_PORT)),
             uid: pod.uid()?,

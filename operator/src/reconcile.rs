@@ -4,7 +4,7 @@
 use crate::context::Context;
 use crate::keeper::{Desired, Keeper};
 use crate::names;
-use crate::objects::{Layout, Objects, build};
+use crate::objects::{Layout, Objects, build, revision};
 use crate::observe::Asked;
 use crate::plan::{Outcome, Reconciled, Shape};
 use crate::settings::Settings;
@@ -84,6 +84,7 @@ impl Reconciler {
         let known = keepers.get(&settings.uid).filter(|keeper| !keeper.desired.is_closed());
         let before = known.map(|keeper| keeper.desired.borrow().reconciled.clone());
         let scale = before.as_ref().and_then(|before| before.scale);
+        let revision = before.as_ref().and_then(|before| before.revision.clone());
         let same = before.filter(|before| before.generation == settings.generation);
         let asked = |annotation| store.annotations().get(annotation).cloned();
         let desired = Desired {
@@ -91,6 +92,7 @@ impl Reconciler {
                 generation: settings.generation,
                 outcome: outcome.or(same.map(|same| same.outcome)).unwrap_or(Outcome::Begun),
                 scale,
+                revision,
             },
             settings: settings.clone(),
             token: Arc::clone(token),
@@ -112,8 +114,8 @@ impl Reconciler {
 
     /// The layout of the objects that are to be applied now. Before any is, the keeper knows how many pods are left at
     /// least: it must not count on one that is about to go.
-    fn lay_out(&self, settings: &Settings, present: Option<&StatefulSet>) -> Layout {
-        let mut layout = Layout::new(settings);
+    fn lay_out(&self, store: &ReplicatedStore, settings: &Settings, present: Option<&StatefulSet>) -> Layout {
+        let mut layout = Layout::new(settings, default_image(store, present, &self.context.node_image));
         let keepers = self.keepers.lock().expect("no holder of this lock panics");
         let keeper = keepers.get(&settings.uid);
         let pods = present.map(pods_of);
@@ -138,11 +140,14 @@ impl Reconciler {
         layout
     }
 
-    /// Tells the keeper how many pods there are.
-    fn tell_scale(&self, settings: &Settings, pods: u32) {
+    /// Tells the keeper how many pods there are, and what their template asks for.
+    fn tell_set(&self, settings: &Settings, pods: u32, revision: Option<String>) {
         let keepers = self.keepers.lock().expect("no holder of this lock panics");
         if let Some(keeper) = keepers.get(&settings.uid) {
-            keeper.desired.send_modify(|desired| desired.reconciled.scale = Some(pods));
+            keeper.desired.send_modify(|desired| {
+                desired.reconciled.scale = Some(pods);
+                desired.reconciled.revision = revision;
+            });
         }
     }
 
@@ -157,6 +162,7 @@ impl Reconciler {
                     generation: store.metadata.generation.unwrap_or_default(),
                     outcome: Outcome::Invalid(message.to_owned()),
                     scale: desired.reconciled.scale,
+                    revision: desired.reconciled.revision.clone(),
                 };
             });
         }
@@ -212,14 +218,27 @@ async fn apply_all(store: &ReplicatedStore, settings: &Settings, reconciler: &Re
     })?;
     if settings.paused {
         if let Some(set) = &present {
-            reconciler.tell_scale(settings, pods_of(set));
+            reconciler.tell_set(settings, pods_of(set), revision_of(set));
         }
         return Ok(());
     }
-    let layout = reconciler.lay_out(settings, present.as_ref());
-    apply(&context.client, settings, build(store, settings, &layout, &context.node_image)).await?;
-    reconciler.tell_scale(settings, layout.replicas);
+    let layout = reconciler.lay_out(store, settings, present.as_ref());
+    apply(&context.client, settings, build(store, settings, &layout)).await?;
+    reconciler.tell_set(settings, layout.replicas, Some(revision(store, settings, &layout)));
     Ok(())
+}
+
+/// The image of the nodes where the spec names none: the one of the release that made the store. A new operator restarts
+/// nothing, unless the spec says that the store goes with it.
+fn default_image(store: &ReplicatedStore, present: Option<&StatefulSet>, released: &str) -> String {
+    let pinned = present.filter(|_| !store.spec.update.follow_operator);
+    let pinned = pinned.and_then(|set| set.annotations().get(names::ANNOTATION_DEFAULT_IMAGE).cloned());
+    pinned.unwrap_or_else(|| released.to_owned())
+}
+
+fn revision_of(set: &StatefulSet) -> Option<String> {
+    let template = set.spec.as_ref()?.template.metadata.as_ref()?;
+    template.annotations.as_ref()?.get(names::ANNOTATION_REVISION).cloned()
 }
 
 fn pods_of(set: &StatefulSet) -> u32 {

@@ -7,7 +7,7 @@ use crate::settings::Settings;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use quorate_api::slot::SLOTS;
 use quorate_api::{Incarnation, NodeRole, NodeStatus, PeerStatus, Quorum};
-use quorate_crds::conditions::{AVAILABLE, CHANGING, FAILOVER_BLOCKED, READY, RECONCILED, WARNING, reasons};
+use quorate_crds::conditions::{AVAILABLE, CHANGING, FAILOVER_BLOCKED, READY, RECONCILED, UPDATING, WARNING, reasons};
 use quorate_crds::{ChangeStep, ReplicaRole, ReplicaStatus, ReplicatedStoreStatus, ShardQuorum, ShardStatus};
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub fn unreachable_after(settings: &Settings) -> Duration {
 pub fn report(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> ReplicatedStoreStatus {
     let shard = shard(seen, phase, doing);
     let (shards_ready, behind) = (i32::from(shard.primary.is_some()), behind(seen, &shard, doing));
-    let changing = changing(&shard);
+    let (changing, updating) = (changing(&shard), updating(seen, &shard));
     let mut status = ReplicatedStoreStatus {
         observed_generation: Some(seen.reconciled.generation),
         selector: Some(seen.selector.to_owned()),
@@ -45,6 +45,7 @@ pub fn report(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> Replicate
         (RECONCILED, reconciled(seen)),
         (FAILOVER_BLOCKED, blocked(phase)),
         (CHANGING, changing),
+        (UPDATING, updating),
         (WARNING, warning(seen.settings.quorum)),
     ] {
         let value = if holds { "True" } else { "False" };
@@ -83,6 +84,8 @@ pub fn notes(before: &ReplicatedStoreStatus, after: &ReplicatedStoreStatus) -> V
         let (warning, reason) = match (type_, holds, condition.reason.as_str()) {
             (CHANGING, true, _) if !was => (false, "ChangeBegun"),
             (CHANGING, false, _) if was => (false, "ChangeDone"),
+            (UPDATING, true, _) if !was => (false, "UpdateBegun"),
+            (UPDATING, false, _) if was => (false, "UpdateDone"),
             (FAILOVER_BLOCKED, true, _) => (true, "FailoverBlocked"),
             (AVAILABLE, false, reasons::DATA_LOST) => (true, reasons::DATA_LOST),
             (RECONCILED, false, reasons::APPLY_FAILED) => (true, reasons::APPLY_FAILED),
@@ -140,6 +143,22 @@ fn changing(shard: &ShardStatus) -> Say {
         ChangeStep::ScalingDown => reasons::SCALING_DOWN,
     };
     (true, reason, format!("{} -> {}: {}", change.from, change.to, change.reason))
+}
+
+fn updating(seen: &Observation<'_>, shard: &ShardStatus) -> Say {
+    let Some(update) = &shard.update else {
+        return (false, reasons::NONE, "all pods run what the spec asks for".to_owned());
+    };
+    let reason = if seen.settings.restarts {
+        reasons::RESTARTING
+    } else {
+        reasons::MANUAL_UPDATE
+    };
+    let text = format!(
+        "{} of {} pods run what the spec asks for: {}",
+        update.updated, update.pods, update.reason
+    );
+    (true, reason, text)
 }
 
 fn ready(phase: &Phase, behind: Option<(&'static str, String)>) -> Say {
@@ -275,6 +294,7 @@ fn shard(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> ShardStatus {
         primary: serving.and_then(|serving| pod_of(seen.members, serving)),
         target_primary: doing.target_primary.clone(),
         change: doing.change.clone(),
+        update: doing.update.clone(),
         quorum: quorum.or_else(|| known.and_then(|shard| shard.quorum)),
         slots: i32::from(SLOTS),
         replicas: replicas.collect(),

@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 use quorate_api::Quorum;
 use quorate_api::wire::FailoverPolicy;
-use quorate_crds::{FailoverMode, ReplicatedStore};
+use quorate_crds::{FailoverMode, ReplicatedStore, UpdateMode};
 use std::time::Duration;
 
 /// What the rest of the operator works by.
@@ -33,6 +33,8 @@ pub struct Settings {
     pub recreate_after: Option<Duration>,
     /// Silence of every operator after which members fail over by themselves; None: never.
     pub operator_away: Option<Duration>,
+    /// Whether the operator restarts pods that do not run what the spec asks for.
+    pub restarts: bool,
     /// The operator leaves the objects alone.
     pub paused: bool,
 }
@@ -88,6 +90,7 @@ impl Settings {
             min_interval: seconds(failover.min_interval_seconds, "failover.minIntervalSeconds")?,
             recreate_after: set(seconds(failover.recreate_after_seconds, "failover.recreateAfterSeconds")?),
             operator_away: set(seconds(failover.operator_away_seconds, "failover.operatorAwaySeconds")?),
+            restarts: spec.update.mode == UpdateMode::Automatic,
             paused: spec.paused,
         })
     }

@@ -33,6 +33,7 @@ pub(crate) fn settings(quorum: Quorum) -> Settings {
         min_interval: Duration::ZERO,
         recreate_after: Some(Duration::from_secs(300)),
         operator_away: Some(Duration::from_secs(10)),
+        restarts: true,
         paused: false,
     }
 }
@@ -53,6 +54,7 @@ pub(crate) fn blank(ordinal: u32, now: Instant) -> Observed {
         uid: format!("uid-{ordinal}"),
         ordinal,
         exists: true,
+        revision: Some("new".to_owned()),
         since: Some(now),
         address: Some(format!("10.0.0.{ordinal}:7400")),
         health: Health::Running,

@@ -119,6 +119,7 @@ impl Watcher {
                 uid,
                 ordinal,
                 exists: true,
+                revision: None,
                 since: None,
                 address: Some(address),
                 health: Health::Running,

@@ -6,6 +6,7 @@ mod primary;
 mod recovery;
 mod store;
 mod trial;
+mod update;
 
 pub use trial::{RECOVERS, Timeline, Trial};
 
@@ -89,6 +90,7 @@ pub fn all() -> Vec<Scenario> {
         operator::scenarios(),
         recovery::scenarios(),
         // Last of all, a machine that is gone for good: a cluster keeps traces of that.
+        update::scenarios(),
         change::scenarios(),
     ]
     .concat()

@@ -7,11 +7,12 @@
 //!
 //! By concern: `failover` a primary that is lost, and the first epoch · `membership` members and quorums that are not as
 //! the spec wants them · `requests` what a person asks for in annotations · `recovery` machines that do not come back ·
-//! `conclude` outcomes.
+//! `update` pods that are out of date · `conclude` outcomes.
 //!
 //! What holds, and is tested over generated states: one view change of a shard at a time, and a failover waits for no other
 //! one · no failover without a fence quorum in reach, none while the members hear a primary that only the operator has lost,
 //! none in Manual mode or before the minimum interval is over · no pod is taken away whose ordinal a member knows to be one ·
+//! no pod that runs is restarted while another replica of its shard is not well ·
 //! either the primary serves or a condition says what it waits for.
 
 mod conclude;
@@ -19,8 +20,10 @@ mod failover;
 mod membership;
 mod recovery;
 mod requests;
+mod update;
 
 pub use conclude::{Conclusion, conclude};
+pub use update::Restart;
 
 use crate::detect::highest_promise;
 use crate::observe::{Asked, Fate, Observed};
@@ -30,7 +33,7 @@ use crate::settings::Settings;
 use crate::view_change::Known;
 use k8s_openapi::jiff::Timestamp;
 use quorate_api::{Configuration, Epoch, Incarnation, Member, NodeRole, NodeStatus};
-use quorate_crds::{ReplicatedStoreStatus, ShardChange};
+use quorate_crds::{ReplicatedStoreStatus, ShardChange, ShardUpdate};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -89,6 +92,8 @@ pub struct Reconciled {
     pub outcome: Outcome,
     /// Pods that the StatefulSet has for sure: the smaller number while it is being changed. None while that is not known.
     pub scale: Option<u32>,
+    /// What its template asks for, in one word. None while that is not known.
+    pub revision: Option<String>,
 }
 
 /// See [`Reconciled`].
@@ -132,6 +137,8 @@ pub struct Memory {
     answered: Asked,
     /// The pod that was made anew last, by its UID, and when.
     recreated: Option<(String, Instant)>,
+    /// The pod that is being restarted, by its UID.
+    restarted: Option<String>,
 }
 
 impl Memory {
@@ -156,6 +163,7 @@ impl Memory {
             attempts: 0,
             answered: Asked::default(),
             recreated: None,
+            restarted: None,
         }
     }
 
@@ -259,6 +267,8 @@ pub struct Doing {
     pub target_primary: Option<String>,
     /// What the replacement of a lost machine waits for.
     pub replacement: Option<String>,
+    /// Pods that are out of date.
+    pub update: Option<ShardUpdate>,
 }
 
 /// An event for people.
@@ -318,6 +328,8 @@ pub struct Plan {
     pub inspect: Vec<String>,
     /// The pod to make anew.
     pub recreate: Option<Recreate>,
+    /// The pod to restart.
+    pub restart: Option<Restart>,
     /// What a person asked for and is answered: to be taken away.
     pub answered: Asked,
     /// What the shard is doing.
@@ -347,7 +359,10 @@ pub fn plan(seen: &Observation<'_>, memory: &Memory) -> Plan {
     let (change, requested) = (progress.start.filter(|_| idle), request.start.filter(|_| idle));
     let start = failover.or(requested).or(change);
     let replacement = recovery::replacement(seen, &mut memory, &phase, idle && start.is_none());
+    let calm = idle && start.is_none() && replacement.recreate.is_none() && progress.told.is_none();
+    let rollout = update::rollout(seen, &mut memory, &phase, calm);
     let doing = Doing {
+        update: rollout.told,
         change: progress.told,
         target_primary: request.target_primary.or(progress.target_primary),
         replacement: replacement.waits,
@@ -359,11 +374,13 @@ pub fn plan(seen: &Observation<'_>, memory: &Memory) -> Plan {
     let mut told = notes(seen.told, &status);
     told.extend(request.note);
     told.extend(replacement.note);
+    told.extend(rollout.note);
     Plan {
         admission: membership::admission(seen, &phase),
         shape: membership::shape(seen, &phase),
         inspect: replacement.inspect,
         recreate: replacement.recreate,
+        restart: rollout.restart,
         answered: memory.answered.clone(),
         start,
         roles: roles(seen.members, &phase),
@@ -440,6 +457,7 @@ fn look_at(seen: &Observation<'_>, memory: &Memory) -> Instant {
     moments.extend(failover::interval_ends(settings, memory));
     moments.extend(seen.driving.map(|drive| drive.begun + PATIENCE));
     moments.extend(recovery::moments(seen, memory));
+    moments.extend(update::moments(seen));
     for heard in members.iter().filter_map(|member| member.heard) {
         moments.extend([
             heard + settings.suspect_after,

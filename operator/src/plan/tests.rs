@@ -39,6 +39,7 @@ impl World {
                 generation: 1,
                 outcome: Outcome::Applied,
                 scale: Some(3),
+                revision: Some("new".to_owned()),
             },
             members: members(QUORUM, now),
             asked: Asked::default(),
@@ -450,6 +451,7 @@ prop_compose! {
         retry in prop::option::weighted(0.2, 0u64..300),
         promised in (0u64..4, 0u64..400),
         own in prop::option::of(1u64..4),
+        outdated in prop::collection::vec(prop::bool::weighted(0.3), 7),
     ) -> World {
         let mut world = World::of(|_, now| observed(quorum, &replicas, now));
         world.settings = settings(quorum);
@@ -457,6 +459,9 @@ prop_compose! {
         let before = |millis| world.now.checked_sub(Duration::from_millis(millis)).unwrap();
         if young {
             world.memory.since = before(500);
+        }
+        for (member, _) in world.members.iter_mut().zip(outdated).filter(|(_, outdated)| *outdated) {
+            member.revision = Some("old".to_owned());
         }
         if let Some((seconds, ago)) = interval {
             world.settings.min_interval = Duration::from_secs(seconds);
@@ -510,6 +515,21 @@ proptest! {
             prop_assert!(!known.configurations.is_empty(), "it knows a configuration to fence");
             let highest = statuses(&world.members).map(|status| status.promised.number).max().unwrap();
             prop_assert!(known.highest >= highest, "its epoch will be above every one seen");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_runs_is_restarted_only_while_every_other_replica_is_well(world in worlds()) {
+        let plan = world.plan();
+        let Some(restart) = plan.restart else { return Ok(()) };
+        let member = world.members.iter().find(|member| member.uid == restart.uid).unwrap();
+        prop_assert_eq!(member.revision.as_deref(), Some("old"));
+        prop_assert!(!world.settings.paused);
+        if member.connected {
+            prop_assert!(matches!(plan.phase, Phase::Serving(_, true)) && plan.start.is_none() && world.driving.is_none());
+            for other in &world.members {
+                prop_assert!(other.health == Health::Running && other.fresh(world.now, LIMIT).is_some(), "{} is not well", other.pod);
+            }
         }
     }
 
@@ -615,3 +635,4 @@ proptest! {
 }
 
 mod membership;
+mod update;
