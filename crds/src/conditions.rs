@@ -55,6 +55,8 @@ pub mod reasons {
     pub const APPLY_FAILED: &str = "ApplyFailed";
     /// An even number of replicas tolerates no more failures than one less.
     pub const EVEN_REPLICAS: &str = "EvenReplicas";
+    /// Acknowledged writes can be lost, because the spec says so.
+    pub const MAY_LOSE_WRITES: &str = "MayLoseWrites";
     /// One replica has no redundancy.
     pub const SINGLE_REPLICA: &str = "SingleReplica";
     /// The shard serves, and its members or its quorum are being changed.

@@ -11,10 +11,12 @@ pub mod conditions;
 pub mod spec;
 pub mod status;
 
-pub use spec::{Failover, FailoverMode, Quorum, ReplicatedStore, ReplicatedStoreSpec, Storage, Update, UpdateMode};
+pub use spec::{
+    Consistency, Durability, Failover, FailoverMode, Quorum, ReplicatedStore, ReplicatedStoreSpec, Replication, Storage, Update, UpdateMode,
+};
 pub use status::{
-    ChangeStep, DataLoss, LastFailover, ReplicaRole, ReplicaStatus, ReplicatedStoreStatus, ShardChange, ShardQuorum, ShardStatus,
-    ShardUpdate,
+    ChangeStep, DataLoss, LastFailover, LostWrites, ReplicaRole, ReplicaStatus, ReplicatedStoreStatus, ShardChange, ShardQuorum,
+    ShardStatus, ShardUpdate,
 };
 
 use kube::CustomResourceExt;

@@ -41,9 +41,9 @@ use std::collections::BTreeMap;
     validation = Rule::new("self.shards == 1").message("this version runs stores of one shard: set spec.shards to 1"),
     validation = Rule::new("!has(self.quorum) || (self.quorum.write <= self.replicasPerShard && self.quorum.read <= self.replicasPerShard)")
         .message("quorum.write and quorum.read may not be above replicasPerShard"),
-    validation = Rule::new("!has(self.quorum) || self.quorum.write + self.quorum.read > self.replicasPerShard")
+    validation = Rule::new("self.consistency == 'Eventual' || !has(self.quorum) || self.quorum.write + self.quorum.read > self.replicasPerShard")
         .message("quorum.write + quorum.read must be above replicasPerShard, or a read could miss an acknowledged write"),
-    validation = Rule::new("!has(self.quorum) || 2 * self.quorum.write > self.replicasPerShard")
+    validation = Rule::new("self.consistency == 'Eventual' || !has(self.quorum) || 2 * self.quorum.write > self.replicasPerShard")
         .message("2 * quorum.write must be above replicasPerShard, or two halves could both acknowledge writes"),
     validation = Rule::new("2 * self.failover.heartbeatMillis <= self.failover.suspectAfterMillis")
         .message("failover.suspectAfterMillis must be at least twice failover.heartbeatMillis, or every late heartbeat is a suspicion")
@@ -59,9 +59,19 @@ pub struct ReplicatedStoreSpec {
     #[serde(default = "three")]
     #[schemars(range(min = 1, max = 7))]
     pub replicas_per_shard: i32,
-    /// Sizes of the write and the read quorum. Default: a majority for both. May be changed: a view change puts them in force.
+    /// Sizes of the write and the read quorum. Default: a majority for both; with consistency Eventual, the primary alone for
+    /// both. May be changed: a view change puts them in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<Quorum>,
+    /// Strong: no failover loses an acknowledged write, and reads are linearizable; quorum.write + quorum.read and
+    /// 2 * quorum.write must be above replicasPerShard. Eventual: any quorum; a write is acknowledged when quorum.write
+    /// replicas hold it, and a failover loses what a majority did not hold yet. What is lost is reported and kept aside.
+    /// Default Strong. May be changed: a view change puts it in force.
+    #[serde(default)]
+    pub consistency: Consistency,
+    /// How replicas keep what they acknowledge.
+    #[serde(default)]
+    pub replication: Replication,
     /// When and how a primary is replaced.
     #[serde(default)]
     pub failover: Failover,
@@ -114,6 +124,37 @@ pub struct Quorum {
     /// Replicas, the primary included, that must confirm the primary before a read is answered.
     #[schemars(range(min = 1))]
     pub read: i32,
+}
+
+/// What an acknowledgement is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Consistency {
+    /// No failover loses what was acknowledged.
+    #[default]
+    Strong,
+    /// A failover loses what was acknowledged and a majority did not hold yet.
+    Eventual,
+}
+
+/// When a write counts as held by a replica.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Durability {
+    /// When it is on the disk.
+    #[default]
+    Fsync,
+    /// When the machine's page cache has it.
+    PageCache,
+}
+
+/// How replicas keep what they acknowledge.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Replication {
+    /// Fsync: on the disk before it is acknowledged. PageCache: in the page cache of quorum.write machines; faster, and a
+    /// replica whose machine restarts without a clean stop begins anew as a learner, so that writes are lost when so many
+    /// machines lose power at once that too few others hold them. Default Fsync. May be changed; a pod takes it up when it
+    /// restarts.
+    pub durability: Durability,
 }
 
 /// Who starts a failover.

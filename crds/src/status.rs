@@ -118,6 +118,9 @@ pub struct ShardQuorum {
     pub read: i32,
     /// Members that must answer for a failover.
     pub fence: i32,
+    /// Members that hold a write before no failover can lose it. More than write: acknowledged writes can be lost.
+    #[serde(default)]
+    pub commit: i32,
     /// Failed members with which writes are acknowledged.
     pub writes_tolerate: i32,
     /// Failed members with which reads are answered.
@@ -180,6 +183,32 @@ pub struct LastFailover {
     pub promoted_at: String,
     /// Milliseconds from the first to the last.
     pub duration_millis: i64,
+    /// Number of the epoch that began with it.
+    pub epoch: i64,
+    /// With consistency Eventual: log entries that the primary before had acknowledged, by its last word, beyond the log that
+    /// its successor began with: what the failover lost, as far as was known then. The last word is a heartbeat old.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_entries: Option<i64>,
+    /// With consistency Eventual: what was cut off the log of the primary before when it came back. Absent until then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost: Option<LostWrites>,
+}
+
+/// Acknowledged writes that a failover lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LostWrites {
+    /// Log entries; one holds the writes of a moment.
+    pub entries: i64,
+    /// Changes of keys in them.
+    pub writes: i64,
+    /// False: at most so many, because a snapshot took the place of the log and does not tell.
+    pub exact: bool,
+    /// Pod that had them.
+    pub pod: String,
+    /// The file that keeps them, in the folder `tails` of its volume. Absent if nothing was lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
 }
 
 /// A person's acceptance of the loss of acknowledged writes.

@@ -34,6 +34,8 @@ fn histories_under_faults_break_no_rule() {
         changes,
         damages,
         wipes,
+        follower_reads,
+        tails,
     } = activity;
     let least = [
         (epochs, 15_000),
@@ -44,6 +46,8 @@ fn histories_under_faults_break_no_rule() {
         (changes, 6_000),
         (damages, 1_000),
         (wipes, 1_500),
+        (follower_reads, 5_000),
+        (tails, 100),
     ];
     assert!(
         least.iter().all(|(done, least)| done >= least),

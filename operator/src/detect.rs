@@ -113,6 +113,10 @@ fn judge_by_itself(status: &NodeStatus, highest: quorate_api::Epoch, votes: &Vot
                     votes.lost
                 ));
             }
+            if quorum.failover_loses() && reached + 1 >= quorum.write.max(quorum.read) as usize {
+                // It acknowledges what nobody else holds yet, and nobody could do better.
+                return Verdict::Serving { primary, heard: true };
+            }
             Verdict::NoQuorum {
                 primary,
                 reason: format!("the primary reaches {reached} other replicas and needs {wanted} to acknowledge writes and answer reads"),
@@ -131,9 +135,9 @@ fn reached(status: &NodeStatus, suspect_after: Duration) -> usize {
     status.peers.iter().filter(|peer| alive(peer, suspect_after)).count()
 }
 
-/// Other members that a primary needs.
+/// Other members that a primary needs to commit what it acknowledges.
 fn wanted(quorum: Quorum) -> usize {
-    quorum.write.max(quorum.read) as usize - 1
+    quorum.commit().max(quorum.read) as usize - 1
 }
 
 /// The primary is not heard: its members vote.
@@ -155,7 +159,7 @@ fn judge_by_others(members: &[&Observed], primary: Incarnation, votes: &Votes, q
             reason: format!("neither the operator nor {} members hear the primary{shown}", votes.lost),
         };
     }
-    if votes.follow + 1 >= quorum.write as usize {
+    if votes.follow + 1 >= quorum.commit() as usize {
         return Verdict::Serving { primary, heard: false };
     }
     Verdict::Doubt {
@@ -197,11 +201,7 @@ mod tests {
     use super::*;
     use crate::testing::{LIMIT, epoch, incarnation, loses_primary, status, unheard, well};
 
-    const QUORUM: Quorum = Quorum {
-        replicas: 3,
-        write: 2,
-        read: 2,
-    };
+    const QUORUM: Quorum = Quorum::strong(3, 2, 2);
 
     fn verdict(group: &[Observed], now: Instant) -> Verdict {
         judge(&group.iter().collect::<Vec<_>>(), QUORUM, LIMIT, now)

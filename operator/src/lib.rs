@@ -17,6 +17,7 @@ pub mod detect;
 pub mod keeper;
 pub mod leader;
 pub mod link;
+pub mod losses;
 pub mod machines;
 pub mod metrics;
 pub mod names;

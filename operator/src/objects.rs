@@ -8,7 +8,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Resource;
-use quorate_crds::ReplicatedStore;
+use quorate_crds::{Durability, ReplicatedStore};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -77,6 +77,9 @@ pub fn revision(store: &ReplicatedStore, settings: &Settings, layout: &Layout) -
     }
     if let Some(resources) = &spec.resources {
         chosen.insert("resources", json!(resources));
+    }
+    if spec.replication.durability != Durability::Fsync {
+        chosen.insert("durability", json!(spec.replication.durability));
     }
     if !spec.node_selector.is_empty() {
         chosen.insert("nodeSelector", json!(spec.node_selector));
@@ -233,6 +236,11 @@ fn container(store: &ReplicatedStore, settings: &Settings, layout: &Layout, shar
             {"name": "token", "mountPath": "/etc/quorate/token", "readOnly": true},
         ],
     });
+    if settings.durability == Durability::PageCache {
+        // Only where it is asked for: pods of other stores stay as they are.
+        let env = container["env"].as_array_mut().expect("built above");
+        env.push(value("QUORATE_DURABILITY", "page-cache".to_owned()));
+    }
     if let Some(resources) = &store.spec.resources {
         container["resources"] = json!(resources);
     }
@@ -308,9 +316,22 @@ mod tests {
             json!({"resources": {"limits": {"cpu": "1"}}}),
             json!({"nodeSelector": {"disk": "fast"}}),
             json!({"tolerations": [{"key": "data", "operator": "Exists"}]}),
+            json!({"replication": {"durability": "PageCache"}}),
         ] {
             assert_ne!(revision(chosen.clone()), plain, "{chosen}");
         }
+    }
+
+    #[test]
+    fn a_node_is_told_to_leave_writes_in_the_page_cache_only_where_the_spec_says_so() {
+        let told = |spec| {
+            let set = serde_json::to_value(&objects(spec).stateful_sets[0]).unwrap();
+            let env = set["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap().clone();
+            env.into_iter().find(|variable| variable["name"] == "QUORATE_DURABILITY")
+        };
+        assert_eq!(told(json!({})), None);
+        let page_cache = told(json!({"replication": {"durability": "PageCache"}})).unwrap();
+        assert_eq!(page_cache["value"], "page-cache");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The status of a store and the events that go with a change of it, from what was observed and decided. Pure: a condition
 //! keeps its time while its status is the same.
 
+use crate::losses;
 use crate::observe::{Observed, configuration};
 use crate::plan::{Doing, Note, Observation, Outcome, Phase};
 use crate::settings::Settings;
@@ -36,7 +37,7 @@ pub fn report(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> Replicate
         ready_shards: shards_ready,
         conditions: Vec::new(),
         shards: vec![shard],
-        last_failover: seen.told.last_failover.clone(),
+        last_failover: losses::completed(seen.told.last_failover.as_ref(), seen.members),
         data_loss: seen.told.data_loss.clone(),
     };
     for (type_, (holds, reason, message)) in [
@@ -46,7 +47,7 @@ pub fn report(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> Replicate
         (FAILOVER_BLOCKED, blocked(phase)),
         (CHANGING, changing),
         (UPDATING, updating),
-        (WARNING, warning(seen.settings.quorum)),
+        (WARNING, warning(seen.settings)),
     ] {
         let value = if holds { "True" } else { "False" };
         let since = seen
@@ -70,6 +71,11 @@ pub fn report(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> Replicate
 /// The events of a change of the conditions. A message that changes alone is none.
 #[must_use]
 pub fn notes(before: &ReplicatedStoreStatus, after: &ReplicatedStoreStatus) -> Vec<Note> {
+    let lost = losses::in_words(before.last_failover.as_ref(), after.last_failover.as_ref()).map(|text| Note {
+        warning: true,
+        reason: "WritesLost",
+        text,
+    });
     let news = after.conditions.iter().filter(|condition| {
         let known = before.conditions.iter().find(|known| known.type_ == condition.type_);
         known.is_none_or(|known| (&known.status, &known.reason) != (&condition.status, &condition.reason))
@@ -91,12 +97,14 @@ pub fn notes(before: &ReplicatedStoreStatus, after: &ReplicatedStoreStatus) -> V
             (RECONCILED, false, reasons::APPLY_FAILED) => (true, reasons::APPLY_FAILED),
             (RECONCILED, false, reasons::INVALID_SPEC) => (true, reasons::INVALID_SPEC),
             (WARNING, true, reasons::EVEN_REPLICAS) => (true, reasons::EVEN_REPLICAS),
+            (WARNING, true, reasons::MAY_LOSE_WRITES) => (true, reasons::MAY_LOSE_WRITES),
             (WARNING, true, reasons::SINGLE_REPLICA) => (true, reasons::SINGLE_REPLICA),
             _ => return None,
         };
         let text = condition.message.clone();
         Some(Note { warning, reason, text })
     })
+    .chain(lost)
     .collect()
 }
 
@@ -225,8 +233,19 @@ fn blocked(phase: &Phase) -> Say {
     }
 }
 
-fn warning(quorum: Quorum) -> Say {
+fn warning(settings: &Settings) -> Say {
+    let quorum = settings.quorum;
     match quorum.replicas {
+        _ if quorum.failover_loses() => (
+            true,
+            reasons::MAY_LOSE_WRITES,
+            format!(
+                "consistency is Eventual: a write is acknowledged when {} of {} replicas hold it, and a failover loses what fewer than {} do",
+                quorum.write,
+                quorum.replicas,
+                quorum.commit()
+            ),
+        ),
         1 => (
             true,
             reasons::SINGLE_REPLICA,
@@ -326,6 +345,7 @@ fn sizes(quorum: Quorum) -> ShardQuorum {
         write: int(quorum.write),
         read: int(quorum.read),
         fence: int(quorum.fence()),
+        commit: int(quorum.commit()),
         writes_tolerate: int(quorum.writes_tolerate()),
         reads_tolerate: int(quorum.reads_tolerate()),
         failover_tolerates: int(quorum.failover_tolerates()),

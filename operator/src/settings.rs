@@ -1,9 +1,9 @@
 //! A spec, checked. Later code cannot see the raw one.
 
 use kube::ResourceExt;
-use quorate_api::Quorum;
 use quorate_api::wire::FailoverPolicy;
-use quorate_crds::{FailoverMode, ReplicatedStore, UpdateMode};
+use quorate_api::{Consistency, Quorum};
+use quorate_crds::{Durability, FailoverMode, ReplicatedStore, UpdateMode};
 use std::time::Duration;
 
 /// What the rest of the operator works by.
@@ -17,8 +17,10 @@ pub struct Settings {
     pub uid: String,
     /// Generation of the spec.
     pub generation: i64,
-    /// V, V_w, V_r.
+    /// V, V_w, V_r, and what an acknowledgement is worth.
     pub quorum: Quorum,
+    /// When a write counts as held by a node.
+    pub durability: Durability,
     /// Memory limit in bytes; 0 for none.
     pub max_memory: u64,
     /// Whether the operator starts failovers.
@@ -65,12 +67,18 @@ impl Settings {
             return Err(SpecError::Shards(spec.shards));
         }
         let replicas = u32::try_from(spec.replicas_per_shard).map_err(|_| SpecError::Range("replicasPerShard"))?;
+        let consistency = match spec.consistency {
+            quorate_crds::Consistency::Strong => Consistency::Strong,
+            quorate_crds::Consistency::Eventual => Consistency::Eventual,
+        };
         let quorum = match spec.quorum {
+            None if consistency == Consistency::Eventual => Quorum::eventual(replicas),
             None => Quorum::majority(replicas),
             Some(quorum) => Quorum {
                 replicas,
                 write: u32::try_from(quorum.write).map_err(|_| SpecError::Range("quorum.write"))?,
                 read: u32::try_from(quorum.read).map_err(|_| SpecError::Range("quorum.read"))?,
+                consistency,
             },
         };
         let millis = |value: i32, field| u64::try_from(value).map(Duration::from_millis).map_err(|_| SpecError::Range(field));
@@ -83,6 +91,7 @@ impl Settings {
             uid: store.uid().unwrap_or_default(),
             generation: store.metadata.generation.unwrap_or_default(),
             quorum: quorum.validate()?,
+            durability: spec.replication.durability,
             max_memory: spec.max_memory.as_deref().map_or(Ok(0), bytes)?,
             automatic: failover.mode == FailoverMode::Automatic,
             heartbeat: millis(failover.heartbeat_millis, "failover.heartbeatMillis")?,
@@ -150,15 +159,18 @@ mod tests {
     #[test]
     fn an_empty_spec_is_three_replicas_with_majorities() {
         let settings = Settings::of(&store(serde_json::json!({}))).unwrap();
-        assert_eq!(
-            settings.quorum,
-            Quorum {
-                replicas: 3,
-                write: 2,
-                read: 2
-            }
-        );
+        assert_eq!(settings.quorum, Quorum::strong(3, 2, 2));
         assert_eq!(settings.suspect_after, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn an_eventual_store_acknowledges_what_the_primary_has_unless_its_quorum_says_otherwise() {
+        let quorum = |spec| Settings::of(&store(spec)).unwrap().quorum;
+        assert_eq!(quorum(serde_json::json!({"consistency": "Eventual"})), Quorum::eventual(3));
+        let sized = quorum(serde_json::json!({"consistency": "Eventual", "quorum": {"write": 2, "read": 1}}));
+        assert_eq!((sized.write, sized.read, sized.commit(), sized.fence()), (2, 1, 2, 2));
+        let settings = Settings::of(&store(serde_json::json!({"replication": {"durability": "PageCache"}}))).unwrap();
+        assert_eq!((settings.durability, settings.quorum), (Durability::PageCache, Quorum::majority(3)));
     }
 
     #[test]

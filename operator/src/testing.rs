@@ -26,6 +26,7 @@ pub(crate) fn settings(quorum: Quorum) -> Settings {
         uid: "u".to_owned(),
         generation: 1,
         quorum,
+        durability: quorate_crds::Durability::Fsync,
         max_memory: 0,
         automatic: true,
         heartbeat: Duration::from_millis(200),
@@ -44,7 +45,7 @@ pub(crate) fn configuration(quorum: Quorum) -> Configuration {
         ordinal,
         host: format!("orders-0-{ordinal}:7400"),
     });
-    Configuration::new(members.collect(), quorum.write, quorum.read).unwrap()
+    Configuration::of(members.collect(), quorum).unwrap()
 }
 
 /// Replica `ordinal` of a store that was never bootstrapped, heard just now.
@@ -81,6 +82,9 @@ pub(crate) fn blank(ordinal: u32, now: Instant) -> Observed {
             keys: 0,
             memory_bytes: 0,
             writes_refused: None,
+            acknowledged: 0,
+            tails: Vec::new(),
+            page_cache: false,
         }),
     }
 }

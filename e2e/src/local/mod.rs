@@ -135,6 +135,14 @@ impl LocalCluster {
             .map(drop)
     }
 
+    /// The same for a group that acknowledges what its primary alone holds.
+    ///
+    /// # Errors
+    /// If it fails, with what it said.
+    pub fn bootstrap_eventual(&self) -> Result<()> {
+        self.tool("bootstrap", &["--eventual"]).map(drop)
+    }
+
     /// Runs `quorate-node failover` over all nodes: whoever answers chooses a primary anew.
     ///
     /// # Errors

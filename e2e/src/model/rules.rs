@@ -8,6 +8,7 @@ use super::scenarios::Scenario;
 use super::state::{
     Choice, Disk, EPOCHS, Log, NODES, Node, Pilot, Reign, State, Way, Wrong, bit, configuration_of, epoch_of, start_entry, write_entry,
 };
+use quorate_api::{Configuration, Consistency, Quorum};
 use quorate_protocol_mutants::mutation::Mutation;
 use stateright::{Model, Property};
 
@@ -92,27 +93,27 @@ pub struct ViewChanges {
     scenario: Scenario,
     broken: Option<Mutation>,
     drivers: Drivers,
-    /// For each configuration its members as a set of bits, V_w and V_r.
-    sizes: Vec<(u8, u32, u32)>,
+    /// For each configuration its members as a set of bits.
+    members: Vec<u8>,
+    quorums: Vec<Quorum>,
 }
 
 impl ViewChanges {
     /// The model of a scenario, with a rule taken away or with none.
     #[must_use]
     pub fn new(scenario: Scenario, broken: Option<Mutation>) -> Self {
-        let sizes = scenario
-            .configurations
-            .iter()
-            .map(|c| {
-                let members = (0..NODES as u8).filter(|&n| c.contains(super::drivers::incarnation(n)));
-                (members.fold(0, |set, n| set | bit(n)), c.quorum().write, c.quorum().read)
-            })
-            .collect();
+        let members = |c: &Configuration| {
+            let listed = (0..NODES as u8).filter(|&n| c.contains(super::drivers::incarnation(n)));
+            listed.fold(0, |set, n| set | bit(n))
+        };
+        let members = scenario.configurations.iter().map(members).collect();
+        let quorums = scenario.configurations.iter().map(Configuration::quorum).collect();
         Self {
             scenario,
             broken,
             drivers: Drivers::new(broken),
-            sizes,
+            members,
+            quorums,
         }
     }
 
@@ -121,7 +122,7 @@ impl ViewChanges {
     }
 
     fn members(&self, configuration: u8) -> u8 {
-        self.sizes[usize::from(configuration)].0
+        self.members[usize::from(configuration)]
     }
 
     fn nodes(&self) -> std::ops::Range<u8> {
@@ -477,7 +478,12 @@ impl ViewChanges {
             if reign.log.writes() & earlier != earlier {
                 return Some(Wrong::WriteLost);
             }
-            let (members, _, read) = self.sizes[usize::from(reign.configuration)];
+            let quorum = self.quorums[usize::from(reign.configuration)];
+            if quorum.consistency == Consistency::Eventual {
+                // It answers what it has, and does not claim that this is the last word.
+                continue;
+            }
+            let (members, read) = (self.members(reign.configuration), quorum.read);
             let confirms = |n: &u8| {
                 let node = &s.nodes[usize::from(*n)];
                 members & bit(*n) != 0 && node.disk == Disk::Here && node.promised <= epoch
@@ -648,8 +654,12 @@ impl Model for ViewChanges {
             }
             let least = if self.breaks(Mutation::CommitOldEpoch) { 1 } else { reign.start };
             for through in (reign.commit + 1).max(least)..=reign.log.len() {
-                let (_, write, _) = self.sizes[usize::from(reign.configuration)];
-                if self.holders(reign, through) >= write {
+                let quorum = self.quorums[usize::from(reign.configuration)];
+                let needed = match self.breaks(Mutation::AcknowledgedIsCommitted) {
+                    true => quorum.write,
+                    false => quorum.commit(),
+                };
+                if self.holders(reign, through) >= needed {
                     steps.push(Step::Commit { epoch, through });
                 }
             }

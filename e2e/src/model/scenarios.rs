@@ -2,7 +2,7 @@
 
 use super::drivers::{epoch, incarnation};
 use super::state::EPOCHS;
-use quorate_api::{Configuration, Member};
+use quorate_api::{Configuration, Member, Quorum};
 use quorate_protocol_mutants::Driver;
 use quorate_protocol_mutants::mutation::Mutation;
 
@@ -54,6 +54,15 @@ fn configuration(nodes: &[u8], write: u32, read: u32) -> Configuration {
         })
         .collect();
     Configuration::new(members, write, read).expect("a valid configuration")
+}
+
+/// The same members, acknowledging what the primary alone holds.
+fn eventual(nodes: &[u8]) -> Configuration {
+    let members = configuration(nodes, u32::try_from(nodes.len()).expect("few nodes"), 1)
+        .members()
+        .to_vec();
+    let quorum = Quorum::eventual(u32::try_from(nodes.len()).expect("few nodes"));
+    Configuration::of(members, quorum).expect("a valid configuration")
 }
 
 /// What 3/3/3 and 4/4/3 are shrunk to.
@@ -235,6 +244,21 @@ pub fn quick() -> Vec<Scenario> {
         .writing(&[])
         .crashing(1)
         .unsynced(),
+        Scenario::new("eventual: two failovers", vec![eventual(&[0, 1, 2])], &[KEEP, KEEP]).writing(&[1, 2, 3]),
+        Scenario::new("2/2 -> eventual, failover", vec![three(), eventual(&[0, 1, 2])], &[change(1), KEEP]).writing(&[1, 2, 3]),
+        Scenario::new(
+            "3/1 -> eventual, failover",
+            vec![all_write(), eventual(&[0, 1, 2])],
+            &[change(1), KEEP],
+        )
+        .writing(&[1, 2, 3]),
+        Scenario::new("eventual -> 2/2, failover", vec![eventual(&[0, 1, 2]), three()], &[change(1), KEEP]).writing(&[1, 2, 3]),
+        Scenario::new(
+            "eventual -> 3/1, failover",
+            vec![eventual(&[0, 1, 2]), all_write()],
+            &[change(1), KEEP],
+        )
+        .writing(&[1, 2, 3]),
         Scenario::new("log damaged, 3/2/2: two failovers", vec![three()], &[KEEP, KEEP]).damaging(1),
         Scenario::new(
             "log damaged, 3/3/2 shrunk to two, failover",
@@ -324,6 +348,26 @@ pub fn full() -> Vec<Scenario> {
         .writing(&[2])
         .crashing(1)
         .unsynced(),
+        Scenario::new(
+            "eventual: three failovers, each epoch writes",
+            vec![eventual(&[0, 1, 2])],
+            &[KEEP, KEEP, KEEP],
+        )
+        .writing(&[1, 2, 3]),
+        Scenario::new(
+            "2/2 -> eventual -> 3/1, failover",
+            vec![three(), eventual(&[0, 1, 2]), all_write()],
+            &[change(1), change(2), KEEP],
+        )
+        .writing(&[1, 2, 3]),
+        Scenario::new(
+            "crash before a sync, eventual -> 2/2, failover",
+            vec![eventual(&[0, 1, 2]), three()],
+            &[change(1), KEEP],
+        )
+        .writing(&[2])
+        .crashing(1)
+        .unsynced(),
         Scenario::new("log damaged, 3/2/2: three failovers", vec![three()], &[KEEP, KEEP, KEEP]).damaging(1),
         Scenario::new("logs damaged, 3/2/2: two failovers", vec![three()], &[KEEP, KEEP]).damaging(2),
         Scenario::new(
@@ -387,6 +431,11 @@ pub fn mutants() -> Vec<(&'static str, Mutation, Scenario)> {
             "proposal forgotten before the sync of what settles it",
             Mutation::ForgetBeforeSync,
             "crash before a sync, member replaced, failover",
+        ),
+        (
+            "acknowledged taken for committed",
+            Mutation::AcknowledgedIsCommitted,
+            "eventual: two failovers",
         ),
         (
             "lost entries not told",

@@ -10,6 +10,8 @@ use rand::RngExt;
 pub(crate) struct Command {
     pub(crate) key: usize,
     pub(crate) kind: Kind,
+    /// A read that whoever it comes to shall answer, the primary or not.
+    pub(crate) anywhere: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,11 +80,13 @@ impl World {
             4..8 => Kind::Write(value),
             _ => Kind::Swap(self.clients[number].seen[key], value),
         };
-        let command = Command { key, kind };
+        let anywhere = kind == Kind::Read && self.rng.random_ratio(1, 3);
+        let command = Command { key, kind, anywhere };
+        let other = self.rng.random_range(0..self.hosts.len());
         let client = &mut self.clients[number];
         client.turn += 1;
         client.busy = Some((command, self.now));
-        let (turn, target) = (client.turn, client.target);
+        let (turn, target) = (client.turn, if anywhere { other } else { client.target });
         self.send(OUTSIDE, Message::Command(number, turn, target, command));
         let patience = self.profile.patience;
         self.schedule(patience, What::Client(number, turn));
@@ -112,6 +116,7 @@ impl World {
         };
         match did {
             Some(Did::Saw(value) | Did::Wrote(value) | Did::Swapped(_, value)) => client.seen[key] = value,
+            _ if command.anywhere => {}
             _ => client.target = self.rng.random_range(0..hosts),
         }
         if let Some(did) = did {

@@ -75,6 +75,8 @@ pub(crate) struct Disk {
     records: Vec<Record>,
     synced: u64,
     pub(crate) generation: u64,
+    /// Entries that were cut off and kept for people.
+    pub(crate) aside: Vec<Arc<Entry>>,
     /// A record reads no more that once was durable, and no start has noticed yet.
     rotten: bool,
 }

@@ -6,7 +6,7 @@ use super::mutants::Slip;
 use super::network::{Message, OUTSIDE};
 use super::world::{MILLI, What, World};
 use quorate_api::wire::{Reply, Request};
-use quorate_api::{Configuration, Epoch, Incarnation, Proposal, Quorum};
+use quorate_api::{Configuration, Consistency, Epoch, Incarnation, Proposal, Quorum};
 use quorate_protocol_mutants::{Driver, DriverEffect, Event, Session};
 use rand::RngExt;
 
@@ -239,8 +239,7 @@ impl World {
                 false => member.clone(),
             })
             .collect();
-        let Quorum { write, read, .. } = latest.quorum();
-        if let Ok(target) = Configuration::new(members, write, read) {
+        if let Ok(target) = Configuration::of(members, latest.quorum()) {
             let epoch = self.fresh_epoch(highest);
             self.run_driver(Driver::change(epoch, vec![latest.clone()], target), OUTSIDE, true);
         }
@@ -298,7 +297,17 @@ impl World {
     /// The configuration in force with a member more, less or replaced, or with other quorums.
     fn random_target(&mut self) -> Option<Configuration> {
         let force = self.in_force()?;
-        let Quorum { write, read, .. } = force.quorum();
+        let Quorum {
+            write,
+            read,
+            consistency: before,
+            ..
+        } = force.quorum();
+        let consistency = match (before, self.profile.mixes && self.rng.random_ratio(1, 2)) {
+            (Consistency::Strong, true) => Consistency::Eventual,
+            (Consistency::Eventual, true) => Consistency::Strong,
+            (before, false) => before,
+        };
         let mut hosts: Vec<usize> = force.members().iter().map(|member| member.ordinal as usize).collect();
         let others: Vec<usize> = (0..self.hosts.len()).filter(|host| !hosts.contains(host)).collect();
         let other = (!others.is_empty()).then(|| others[self.rng.random_range(0..others.len())]);
@@ -311,13 +320,20 @@ impl World {
         }
         let members: Vec<_> = hosts.iter().map(|&host| self.member(host)).collect();
         let replicas = u32::try_from(members.len()).ok()?;
-        let mut sizes = vec![Quorum { replicas, write, read }, Quorum::majority(replicas)];
+        let sized = |write, read| Quorum {
+            replicas,
+            write,
+            read,
+            consistency,
+        };
+        let majority = Quorum::majority(replicas);
+        let mut sizes = vec![sized(write, read), sized(majority.write, majority.read)];
         for _ in 0..3 {
             let (write, read) = (self.rng.random_range(1..=replicas), self.rng.random_range(1..=replicas));
-            sizes.insert(1, Quorum { replicas, write, read });
+            sizes.insert(1, sized(write, read));
         }
         let skip = self.rng.random_range(0..2);
-        let Quorum { write, read, .. } = sizes.into_iter().skip(skip).find(|quorum| quorum.validate().is_ok())?;
-        Configuration::new(members, write, read).ok()
+        let quorum = sizes.into_iter().skip(skip).find(|quorum| quorum.validate().is_ok())?;
+        Configuration::of(members, quorum).ok()
     }
 }

@@ -40,6 +40,15 @@ impl World {
                     self.send(number, Message::Append(session, to, append));
                 }
             }
+            Effect::AskReadIndex(session, ask) => {
+                if let Some(to) = self.dialled_of(session) {
+                    self.send(number, Message::AskIndex(session, to, ask));
+                }
+            }
+            Effect::KeepAside(tail) => {
+                self.ledger.tails += 1;
+                self.hosts[number].disk.aside.extend(tail.entries);
+            }
             Effect::Reply(session, reply) => self.reply(number, session, reply),
             Effect::AppendLog {
                 generation,
@@ -106,6 +115,11 @@ impl World {
                     if !self.is_silent(number, vantage) {
                         self.send(number, Message::Answer(session, reply));
                     }
+                }
+            }
+            Reply::ReadIndex(answer) => {
+                if let Some(to) = self.dialler_of(session) {
+                    self.send(number, Message::Index(session, to, answer));
                 }
             }
             Reply::SnapshotAck(_) | Reply::Status(_) | Reply::HandOver(_) => {}

@@ -16,6 +16,10 @@ use rand::rngs::SmallRng;
 #[derive(Clone, Debug)]
 pub(crate) struct Profile {
     pub(crate) group: (usize, u32, u32),
+    /// The group is eventual at first; its quorums are drawn then.
+    pub(crate) eventual: bool,
+    /// Changes of the configuration change the consistency too.
+    pub(crate) mixes: bool,
     pub(crate) spares: usize,
     pub(crate) clients: usize,
     pub(crate) settings: Settings,
@@ -87,8 +91,27 @@ impl Profile {
         }
         // Somebody always tries to change the view.
         weights[4] += 1;
+        let (eventual, mixes) = pick(
+            rng,
+            &[
+                (false, false),
+                (false, false),
+                (false, false),
+                (false, false),
+                (true, false),
+                (false, true),
+                (true, true),
+            ],
+        );
+        let mut group = pick(rng, &GROUPS);
+        if eventual {
+            let most = u32::try_from(group.0).expect("few machines");
+            (group.1, group.2) = (rng.random_range(1..=most.min(2)), rng.random_range(1..=most));
+        }
         let mut profile = Self {
-            group: pick(rng, &GROUPS),
+            group,
+            eventual,
+            mixes,
             spares: rng.random_range(0..=2),
             clients: rng.random_range(2..=8),
             settings: Settings {
@@ -274,7 +297,7 @@ impl World {
         let damaged = self.hosts.iter().any(|other| other.disk.is_damaged());
         let spares = |c: &Configuration| {
             let quorum = c.quorum();
-            !c.contains(incarnation) || (quorum.write > 1 && quorum.fence_for_change() < quorum.replicas)
+            !c.contains(incarnation) || (quorum.commit() > 1 && quorum.fence_for_change() < quorum.replicas)
         };
         // Before the first epoch start there is no group: whether other disks may begin one is the operator's to say.
         !damaged && !self.ledger.committed.is_empty() && !in_play.iter().any(lost) && in_play.iter().chain(self.on_their_way()).all(spares)

@@ -4,6 +4,7 @@ use super::host::Process;
 use super::linearize::{Did, Operation};
 use super::mutants::{Mutant, Slip};
 use super::world::{MILLI, Violation, World};
+use quorate_api::{Configuration, Consistency};
 use quorate_protocol_mutants::mutation;
 
 /// What a history led to.
@@ -40,6 +41,10 @@ pub struct Activity {
     pub damages: u64,
     /// Disks lost.
     pub wipes: u64,
+    /// Linearizable reads that followers answered.
+    pub follower_reads: u64,
+    /// Times that what an eventual configuration had acknowledged was cut off and kept aside.
+    pub tails: u64,
 }
 
 impl Activity {
@@ -54,6 +59,8 @@ impl Activity {
             changes,
             damages,
             wipes,
+            follower_reads,
+            tails,
         } = other;
         self.epochs += epochs;
         self.operations += operations;
@@ -63,6 +70,8 @@ impl Activity {
         self.changes += changes;
         self.damages += damages;
         self.wipes += wipes;
+        self.follower_reads += follower_reads;
+        self.tails += tails;
     }
 }
 
@@ -129,7 +138,11 @@ fn run_with(seed: u64, slip: Option<Slip>, options: &Options) -> History {
         world.settle();
     }
     let ledger = &world.ledger;
-    let violation = world.violation.take().or_else(|| ledger.linearizable());
+    // What an eventual configuration answers is not linearizable, and does not say so.
+    let eventual = |c: &Configuration| c.quorum().consistency == Consistency::Eventual;
+    let judged = !world.configurations.iter().any(eventual);
+    let unordered = || judged.then(|| ledger.linearizable()).flatten();
+    let violation = world.violation.take().or_else(unordered);
     History {
         violation,
         micros: world.now,
@@ -144,6 +157,8 @@ fn run_with(seed: u64, slip: Option<Slip>, options: &Options) -> History {
             changes: ledger.changes,
             damages: ledger.damages,
             wipes: ledger.wipes,
+            follower_reads: ledger.follower_reads,
+            tails: ledger.tails,
         },
     }
 }
@@ -233,6 +248,14 @@ impl World {
                 violation.lost = lost.len();
             }
             return;
+        }
+        // A disk that is lost, or a part of it, may have been the only one that had it.
+        if self.ledger.wipes + self.ledger.damages == 0 {
+            let forgotten = self.ledger.forgotten(&self.hosts);
+            if !forgotten.is_empty() {
+                self.violate("what a failover cuts off is kept aside", || format!("{forgotten:?}"));
+                return;
+            }
         }
         for (key, (value, _)) in registers.into_iter().enumerate() {
             self.ledger.histories[key].push(Operation {

@@ -10,7 +10,7 @@ use super::network::Message;
 use super::transfer::{Receiving, Taking, Transfer};
 use super::world::{MILLI, What, World};
 use quorate_api::wire::{AppendAck, SnapshotAck};
-use quorate_api::{Epoch, Incarnation, Member};
+use quorate_api::{Consistency, Epoch, Incarnation, Member, NodeRole};
 use quorate_protocol_mutants::{Event, Replica, Session};
 use rand::RngExt;
 use std::collections::BTreeMap;
@@ -49,6 +49,15 @@ pub(crate) struct Waiting {
     fenced: bool,
 }
 
+/// A read on a follower that waits for its primary.
+#[derive(Debug)]
+struct Asking {
+    client: usize,
+    turn: u64,
+    key: usize,
+    ask: u64,
+}
+
 /// What runs on a machine.
 pub(crate) struct Process {
     pub(crate) replica: Replica,
@@ -58,6 +67,7 @@ pub(crate) struct Process {
     pending: Vec<(usize, u64)>,
     flush_due: bool,
     pub(crate) waiting: Vec<Waiting>,
+    asking: Vec<Asking>,
     pub(crate) transfers: BTreeMap<Session, Transfer>,
     pub(crate) receiving: BTreeMap<Session, Receiving>,
     pub(crate) taking: Option<Taking>,
@@ -155,6 +165,7 @@ impl World {
             pending: Vec::new(),
             flush_due: false,
             waiting: Vec::new(),
+            asking: Vec::new(),
             transfers: BTreeMap::new(),
             receiving: BTreeMap::new(),
             taking: None,
@@ -314,6 +325,10 @@ impl World {
         let Some(process) = self.hosts[number].process.as_mut() else {
             return;
         };
+        if !process.replica.serving() && command.anywhere && process.replica.role() == NodeRole::Follower {
+            self.read_on_follower(number, client, turn, command.key);
+            return;
+        }
         if !process.replica.serving() {
             self.send(number, Message::Outcome(client, turn, Outcome::Refused));
             return;
@@ -349,15 +364,48 @@ impl World {
         }
     }
 
-    /// Answers what is committed and confirmed.
+    /// A client reads where it is, and wants to see what every other client was told before.
+    fn read_on_follower(&mut self, number: usize, client: usize, turn: u64, key: usize) {
+        let unasked = self.slip == Some(Slip::FollowerUnasked);
+        let Some(process) = self.hosts[number].process.as_mut() else {
+            return;
+        };
+        let ask = if unasked { 0 } else { process.replica.ask_barrier() };
+        process.asking.push(Asking { client, turn, key, ask });
+        if !std::mem::replace(&mut process.flush_due, true) {
+            let after = self.within(self.profile.latency);
+            self.later(number, after, Input::Flush);
+        }
+    }
+
+    /// Answers readers on a follower whose question to the primary was answered, from the state as it is now.
+    fn answer_on_follower(&mut self, number: usize) {
+        let Some(process) = self.hosts[number].process.as_mut() else {
+            return;
+        };
+        if process.asking.is_empty() || process.replica.serving() || !process.replica.state_is_committed() {
+            return;
+        }
+        let confirmed = process.replica.confirmed_ask();
+        let (ready, asking): (Vec<_>, Vec<_>) = std::mem::take(&mut process.asking).into_iter().partition(|a| a.ask <= confirmed);
+        process.asking = asking;
+        let registers = process.registers;
+        for Asking { client, turn, key, .. } in ready {
+            self.ledger.follower_reads += 1;
+            self.send(number, Message::Outcome(client, turn, Outcome::Ok(registers[key].0)));
+        }
+    }
+
+    /// Answers what may be acknowledged and is confirmed.
     fn answer(&mut self, number: usize) {
+        self.answer_on_follower(number);
         let Some(process) = self.hosts[number].process.as_mut() else {
             return;
         };
         if process.waiting.is_empty() || !process.replica.serving() {
             return;
         }
-        let (commit, round) = (process.replica.commit(), process.replica.confirmed_round());
+        let (commit, round) = (process.replica.acknowledged(), process.replica.confirmed_round());
         let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut process.waiting)
             .into_iter()
             .partition(|waiting| waiting.commit <= commit && waiting.round <= round);
@@ -367,17 +415,26 @@ impl World {
 
     /// Tells clients that what they asked for is done.
     pub(crate) fn tell(&mut self, number: usize, ready: Vec<Waiting>) {
-        for Waiting {
-            client,
-            turn,
-            seen,
-            command,
-            commit,
-            epoch,
-            fenced,
-            ..
-        } in ready
-        {
+        let settled = |commit: u64| {
+            let replica = self.hosts[number].replica();
+            let strong = |replica: &Replica| {
+                let (_, configuration) = replica.configuration()?;
+                Some(configuration.quorum().consistency == Consistency::Strong || commit <= replica.commit())
+            };
+            replica.and_then(strong).unwrap_or(true)
+        };
+        let settled: Vec<bool> = ready.iter().map(|waiting| settled(waiting.commit)).collect();
+        for (waiting, settled) in ready.into_iter().zip(settled) {
+            let Waiting {
+                client,
+                turn,
+                seen,
+                command,
+                commit,
+                epoch,
+                fenced,
+                ..
+            } = waiting;
             if fenced {
                 self.violate("nothing that comes after a fence is answered by the deposed", || {
                     format!("n{number} answered {command:?} of epoch {epoch}")
@@ -386,7 +443,11 @@ impl World {
             if let Kind::Write(value) | Kind::Swap(_, value) = command.kind
                 && !matches!(command.kind, Kind::Swap(expected, _) if expected != seen)
             {
-                self.ledger.acknowledged.push((commit, command.key, value));
+                let write = (commit, command.key, value);
+                match settled {
+                    true => self.ledger.acknowledged.push(write),
+                    false => self.ledger.unsettled.push(write),
+                }
             }
             self.send(number, Message::Outcome(client, turn, Outcome::Ok(seen)));
         }

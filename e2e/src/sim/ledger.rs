@@ -25,6 +25,8 @@ pub(crate) struct Ledger {
     promises: BTreeMap<Incarnation, Epoch>,
     /// Index, register and value of every write that a client was told to be done.
     pub(crate) acknowledged: Vec<(u64, usize, u64)>,
+    /// The same of an eventual configuration, told before they were committed.
+    pub(crate) unsettled: Vec<(u64, usize, u64)>,
     pub(crate) histories: [Vec<Operation>; KEYS],
     /// No operation begins any more.
     pub(crate) closed: bool,
@@ -37,6 +39,8 @@ pub(crate) struct Ledger {
     pub(crate) changes: u64,
     pub(crate) damages: u64,
     pub(crate) wipes: u64,
+    pub(crate) follower_reads: u64,
+    pub(crate) tails: u64,
 }
 
 type Found = Option<Violation>;
@@ -162,6 +166,20 @@ impl Ledger {
         self.acknowledged.iter().filter(|write| !holds(write)).copied().collect()
     }
 
+    /// What an eventual configuration acknowledged and nobody has any more: not in the committed log, not in the log of a
+    /// machine, and not kept aside where it was cut off.
+    pub(crate) fn forgotten(&self, hosts: &[Host]) -> Vec<(u64, usize, u64)> {
+        let holds = |entry: &Arc<Entry>, key, value| decode(entry).contains(&(key, value));
+        let found = |&&(index, key, value): &&(u64, usize, u64)| {
+            let committed = usize::try_from(index - 1).ok().and_then(|at| self.committed.get(at));
+            let elsewhere = hosts
+                .iter()
+                .flat_map(|host| host.disk.entry(index).into_iter().chain(&host.disk.aside));
+            committed.into_iter().chain(elsewhere).any(|entry| holds(entry, key, value))
+        };
+        self.unsettled.iter().filter(|write| !found(write)).copied().collect()
+    }
+
     /// Searches an order for the operations on each register.
     pub(crate) fn linearizable(&self) -> Option<Violation> {
         for (key, history) in self.histories.iter().enumerate() {
@@ -249,7 +267,7 @@ impl World {
         }
     }
 
-    /// What a primary calls committed is durable on a write quorum. Disks that lose what they had are another matter.
+    /// What a primary calls committed is durable on a commit quorum. Disks that lose what they had are another matter.
     fn commit_has_a_quorum(&mut self, number: usize, commit: u64) {
         if self.ledger.damages + self.ledger.wipes > 0 {
             return;
@@ -263,9 +281,9 @@ impl World {
         };
         let id = entry.id;
         let holders = |host: &&Host| configuration.contains(host.incarnation) && host.disk.holds_durably(id);
-        let (held, needed) = (self.hosts.iter().filter(holders).count(), configuration.quorum().write);
+        let (held, needed) = (self.hosts.iter().filter(holders).count(), configuration.quorum().commit());
         if held < needed as usize {
-            self.violate("what is committed is durable on a write quorum", || {
+            self.violate("what is committed is durable on a commit quorum", || {
                 format!("n{number} has {id:?} committed, {held} of {needed} hold it")
             });
         }
@@ -304,7 +322,8 @@ impl World {
         }
     }
 
-    /// Whether so many members have promised a later epoch that this primary has neither quorum any more.
+    /// Whether so many members have promised a later epoch that this primary has neither quorum any more. One that needs none
+    /// answers until it hears of it.
     pub(crate) fn is_fenced(&self, number: usize) -> bool {
         let Some(replica) = self.hosts[number].replica() else {
             return false;
@@ -312,6 +331,9 @@ impl World {
         let Some((id, configuration)) = replica.configuration() else {
             return false;
         };
+        if configuration.quorum().deposed_may_answer() || configuration.quorum().failover_loses() {
+            return false;
+        }
         let later = |host: &&Host| configuration.contains(host.incarnation) && host.disk.hard.promised > id.epoch;
         let fenced = self.hosts.iter().filter(later).count();
         fenced >= configuration.quorum().fence() as usize

@@ -20,6 +20,8 @@ pub enum Slip {
     TokenShared,
     /// A snapshot of what is not committed yet is put in force.
     SnapshotUncommitted,
+    /// A follower answers reads from what it has, and asks nobody.
+    FollowerUnasked,
 }
 
 /// What is taken away.
@@ -32,7 +34,7 @@ pub enum Mutant {
 }
 
 /// All, with their names.
-pub const ALL: [(&str, Mutant); 22] = {
+pub const ALL: [(&str, Mutant); 27] = {
     use Mutant::{Core, Runtime};
     [
         ("old-epoch entry counted as committed", Core(Mutation::CommitOldEpoch)),
@@ -60,6 +62,11 @@ pub const ALL: [(&str, Mutant); 22] = {
         ("truncation at the first bad checksum", Runtime(Slip::DamageCutOff)),
         ("epoch token not drawn", Runtime(Slip::TokenShared)),
         ("snapshot of uncommitted state", Runtime(Slip::SnapshotUncommitted)),
+        ("acknowledged taken for committed", Core(Mutation::AcknowledgedIsCommitted)),
+        ("acknowledged tail cut off and forgotten", Core(Mutation::TailForgotten)),
+        ("read index of an unconfirmed primary", Core(Mutation::ReadIndexUnconfirmed)),
+        ("read index asked before the read arrived", Core(Mutation::ReadIndexOfBefore)),
+        ("follower reads without asking", Runtime(Slip::FollowerUnasked)),
     ]
 };
 

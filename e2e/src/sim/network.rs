@@ -5,7 +5,7 @@
 
 use super::host::Input;
 use super::world::{MILLI, What, World};
-use quorate_api::wire::{Append, AppendAck, Reply, Request, SnapshotAck, SnapshotChunk};
+use quorate_api::wire::{Append, AppendAck, ReadIndexAnswer, Reply, Request, SnapshotAck, SnapshotChunk};
 use quorate_protocol_mutants::{Event, Session};
 use rand::RngExt;
 
@@ -39,6 +39,9 @@ pub(crate) enum Message {
     /// From the end that was dialled.
     Ack(Session, usize, AppendAck),
     ChunkAck(Session, usize, SnapshotAck),
+    /// From the end that dialled, a follower, and back.
+    AskIndex(Session, usize, u64),
+    Index(Session, usize, ReadIndexAnswer),
     /// Of a driver, and back: session, machine.
     Ask(Session, usize, Request),
     Answer(Session, Reply),
@@ -54,6 +57,8 @@ impl Message {
             | Self::Chunk(_, to, _)
             | Self::Ack(_, to, _)
             | Self::ChunkAck(_, to, _)
+            | Self::AskIndex(_, to, _)
+            | Self::Index(_, to, _)
             | Self::Ask(_, to, _)
             | Self::Command(_, _, to, _) => *to,
             Self::Answer(..) | Self::Outcome(..) => OUTSIDE,
@@ -93,8 +98,8 @@ impl World {
             )
         });
         let session = match &message {
-            Message::Append(session, ..) | Message::Chunk(session, ..) => Some((*session, true)),
-            Message::Ack(session, ..) | Message::ChunkAck(session, ..) => Some((*session, false)),
+            Message::Append(session, ..) | Message::Chunk(session, ..) | Message::AskIndex(session, ..) => Some((*session, true)),
+            Message::Ack(session, ..) | Message::ChunkAck(session, ..) | Message::Index(session, ..) => Some((*session, false)),
             _ => None,
         };
         let mut delay = self.delay();
@@ -139,6 +144,13 @@ impl World {
                 let Some(link) = self.links.get(&session) else { return };
                 if link.dialler_life == self.hosts[to].life && link.dialler_believes {
                     self.input(to, Input::ChunkAck(session, ack));
+                }
+            }
+            Message::AskIndex(session, to, number) => self.arrive_forth(session, to, Request::ReadIndex(number)),
+            Message::Index(session, to, answer) => {
+                let Some(link) = self.links.get(&session) else { return };
+                if link.dialler_life == self.hosts[to].life && link.dialler_believes {
+                    self.input(to, Input::Event(Event::ReadIndex(answer)));
                 }
             }
             Message::Ask(session, to, request) => self.input(

@@ -10,7 +10,7 @@ use super::host::{Host, Input};
 use super::ledger::Ledger;
 use super::mutants::Slip;
 use super::network::{Link, Message};
-use quorate_api::{Configuration, Incarnation, Member};
+use quorate_api::{Configuration, Consistency, Incarnation, Member, Quorum};
 use quorate_protocol_mutants::Session;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -189,7 +189,18 @@ impl World {
             world.hosts.push(Host::new(ordinal, incarnation));
         }
         let members = world.hosts[..replicas].iter().map(Host::member).collect();
-        let first = Configuration::new(members, write, read).expect("the profile's quorums are valid");
+        let consistency = if world.profile.eventual {
+            Consistency::Eventual
+        } else {
+            Consistency::Strong
+        };
+        let sizes = Quorum {
+            replicas: u32::try_from(replicas).expect("few machines"),
+            write,
+            read,
+            consistency,
+        };
+        let first = Configuration::of(members, sizes).expect("the profile's quorums are valid");
         for host in 0..world.hosts.len() {
             world.start(host);
         }

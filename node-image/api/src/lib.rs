@@ -17,9 +17,9 @@ pub mod status;
 pub mod view_change;
 pub mod wire;
 
-pub use configuration::{Configuration, ConfigurationError, Member, Quorum};
+pub use configuration::{Configuration, ConfigurationError, Consistency, Member, Quorum};
 pub use entry::{Entry, EntryBody};
 pub use epoch::{EntryId, Epoch, Position};
 pub use identity::{Incarnation, ReplicaId, StoreId};
-pub use status::{NodeRole, NodeStatus, PeerStatus, PrimaryView};
+pub use status::{CutTail, NodeRole, NodeStatus, PeerStatus, PrimaryView};
 pub use view_change::{ActivateAnswer, ActivateRefusal, ActivateRequest, FenceAnswer, FenceRequest, Proposal};

@@ -55,6 +55,38 @@ pub struct NodeStatus {
     pub memory_bytes: u64,
     /// Set while a full disk makes the node refuse writes.
     pub writes_refused: Option<String>,
+    /// Every write up to here may be acknowledged: above `commit` where acknowledged does not mean committed
+    /// ([`crate::Consistency::Eventual`]). 0 from a node that does not tell.
+    #[serde(default)]
+    pub acknowledged: u64,
+    /// What was cut off this replica's log although clients may have been told that it is done, and is kept aside on its
+    /// volume: the newest, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tails: Vec<CutTail>,
+    /// Set while what this replica acknowledges is in the page cache only: a machine that restarts loses it, and the replica
+    /// comes back as another one.
+    #[serde(default)]
+    pub page_cache: bool,
+}
+
+/// Entries that were cut off a log, and kept aside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CutTail {
+    /// The first entry.
+    pub first: EntryId,
+    /// The last one.
+    pub last: EntryId,
+    /// The epoch that went on without them.
+    pub epoch: Epoch,
+    /// Entries.
+    pub entries: u64,
+    /// Changes of keys in them.
+    pub writes: u64,
+    /// False: some of them may not be lost, because a snapshot took the place of the log and does not tell.
+    pub exact: bool,
+    /// Name of the file, in the folder `tails` of the data directory.
+    pub file: String,
 }
 
 /// A follower's view of its primary.

@@ -125,6 +125,16 @@ pub enum Mismatch {
     Diverges(EntryId),
 }
 
+/// Answer to [`Request::ReadIndex`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadIndexAnswer {
+    /// The number of the question.
+    pub number: u64,
+    /// Every write that was acknowledged before the question arrived is at or below this index, and this node was the
+    /// primary after it arrived. None: it does not serve.
+    pub index: Option<u64>,
+}
+
 /// A piece of a snapshot file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotChunk {
@@ -195,6 +205,9 @@ pub enum Request {
     Append(Append),
     /// Replication to a member whose log cannot be continued.
     SnapshotChunk(SnapshotChunk),
+    /// From a follower to its primary: which index does a read have to see that arrived before this was sent? The number
+    /// comes back in the answer.
+    ReadIndex(u64),
     /// View change, step 2.
     Fence(FenceRequest),
     /// View change, step 5.
@@ -223,6 +236,8 @@ pub enum Reply {
     AppendAck(AppendAck),
     /// To [`Request::SnapshotChunk`].
     SnapshotAck(SnapshotAck),
+    /// To [`Request::ReadIndex`].
+    ReadIndex(ReadIndexAnswer),
     /// To [`Request::Fence`].
     Fence(FenceAnswer),
     /// To [`Request::Activate`].
@@ -260,6 +275,8 @@ const APPEND: u8 = 16;
 const APPEND_ACK: u8 = 17;
 const SNAPSHOT_CHUNK: u8 = 18;
 const SNAPSHOT_ACK: u8 = 19;
+const READ_INDEX: u8 = 20;
+const READ_INDEX_ANSWER: u8 = 21;
 const FENCE: u8 = 32;
 const FENCE_ANSWER: u8 = 33;
 const ACTIVATE: u8 = 34;
@@ -320,6 +337,7 @@ impl Frame for Request {
                 out.put_u64_le(*offset);
                 out.put_slice(bytes);
             }),
+            Self::ReadIndex(number) => frame(out, READ_INDEX, |out| out.put_u64_le(*number)),
             Self::Fence(request) => json(out, FENCE, request),
             Self::Activate(request) => json(out, ACTIVATE, request),
             Self::Watch {
@@ -358,6 +376,10 @@ impl Frame for Request {
                     bytes: body,
                 })
             }
+            READ_INDEX => {
+                need(&body, kind, 8)?;
+                Self::ReadIndex(body.get_u64_le())
+            }
             FENCE => Self::Fence(from_json(&body)?),
             ACTIVATE => Self::Activate(from_json(&body)?),
             WATCH => match from_json(&body)? {
@@ -383,6 +405,11 @@ impl Frame for Reply {
         match self {
             Self::AppendAck(ack) => frame(out, APPEND_ACK, |out| encode_ack(ack, out)),
             Self::SnapshotAck(ack) => json(out, SNAPSHOT_ACK, ack),
+            Self::ReadIndex(answer) => frame(out, READ_INDEX_ANSWER, |out| {
+                out.put_u64_le(answer.number);
+                out.put_u8(u8::from(answer.index.is_some()));
+                out.put_u64_le(answer.index.unwrap_or_default());
+            }),
             Self::Fence(answer) => json(out, FENCE_ANSWER, answer),
             Self::Activate(answer) => json(out, ACTIVATE_ANSWER, answer),
             Self::Status(status) => json(out, STATUS, status),
@@ -390,10 +417,18 @@ impl Frame for Reply {
         }
     }
 
-    fn decode(kind: u8, body: Bytes) -> Result<Self, WireError> {
+    fn decode(kind: u8, mut body: Bytes) -> Result<Self, WireError> {
         Ok(match kind {
             APPEND_ACK => Self::AppendAck(decode_ack(body)?),
             SNAPSHOT_ACK => Self::SnapshotAck(from_json(&body)?),
+            READ_INDEX_ANSWER => {
+                need(&body, kind, 17)?;
+                let (number, known, index) = (body.get_u64_le(), body.get_u8(), body.get_u64_le());
+                Self::ReadIndex(ReadIndexAnswer {
+                    number,
+                    index: (known != 0).then_some(index),
+                })
+            }
             FENCE_ANSWER => Self::Fence(from_json(&body)?),
             ACTIVATE_ANSWER => Self::Activate(from_json(&body)?),
             STATUS => Self::Status(from_json(&body)?),

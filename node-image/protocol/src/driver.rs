@@ -494,8 +494,8 @@ impl Driver {
             let quorum = c.quorum();
             let lacking = c.members().iter().filter(lacks).count();
             let met = match mutation::active(Mutation::DamagedKnowsConfigurations) {
-                true => quorum.write,
-                false => quorum.write.min(quorum.fence_for_change()),
+                true => quorum.commit(),
+                false => quorum.commit().min(quorum.fence_for_change()),
             };
             lacking > (quorum.replicas - met) as usize
         })

@@ -1,7 +1,7 @@
 //! What goes into a replica and what comes out of it.
 
 use crate::hard_state::HardState;
-use quorate_api::wire::{Append, AppendAck, Reply, Request, SnapshotChunk};
+use quorate_api::wire::{Append, AppendAck, ReadIndexAnswer, Reply, Request, SnapshotChunk};
 use quorate_api::{Configuration, Entry, EntryId, Epoch, Incarnation, Position};
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub struct Session(pub u64);
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A request on an accepted connection. `peer` is who dialled, if a replica. The core takes
-    /// [`Request::Append`], [`Request::SnapshotChunk`], [`Request::Fence`] and [`Request::Activate`].
+    /// [`Request::Append`], [`Request::SnapshotChunk`], [`Request::ReadIndex`], [`Request::Fence`] and [`Request::Activate`].
     Request {
         /// The connection: replies go there.
         from: Session,
@@ -41,6 +41,8 @@ pub enum Event {
         /// The reply.
         ack: AppendAck,
     },
+    /// A reply to [`Effect::AskReadIndex`] on a dialled connection.
+    ReadIndex(ReadIndexAnswer),
     /// The log is durable up to `index`, as of the generation that [`Effect::AppendLog`] carried.
     LogDurable {
         /// See [`Effect::AppendLog`].
@@ -75,6 +77,17 @@ pub enum Event {
     Tick,
 }
 
+/// Entries of a log that did not become part of the group's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tail {
+    /// In log order, without gaps.
+    pub entries: Vec<Arc<Entry>>,
+    /// The epoch that went on without them.
+    pub epoch: Epoch,
+    /// False: a snapshot replaced the log, and some of them may be part of what it covers.
+    pub exact: bool,
+}
+
 /// An output. The runtime carries effects out in the order given: what stands before a send is done before it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
@@ -82,6 +95,8 @@ pub enum Effect {
     PersistHardState(HardState),
     /// Send on a dialled connection.
     Send(Session, Append),
+    /// Send a [`Request::ReadIndex`] of this number on a dialled connection.
+    AskReadIndex(Session, u64),
     /// Answer on an accepted connection.
     Reply(Session, Reply),
     /// Append to the log and report [`Event::LogDurable`] with this generation once synced. May complete later;
@@ -94,6 +109,10 @@ pub enum Effect {
         /// Continue the log.
         entries: Vec<Arc<Entry>>,
     },
+    /// Make a copy of these durable beside the log before any later effect: they are cut off or replaced, and clients may have
+    /// been told that they are done ([`quorate_api::Consistency::Eventual`]). They are for people to look at; nothing reads
+    /// them back.
+    KeepAside(Tail),
     /// Cut the log after this index, durably, before any later effect. Never below the commit index.
     TruncateLog(u64),
     /// Forget the log and start after this position, durably; load the snapshot of that position as the state.

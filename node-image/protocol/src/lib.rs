@@ -12,7 +12,7 @@ pub mod mutation;
 pub mod replica;
 
 pub use driver::{Driver, DriverEffect, DriverFailure, FenceProgress, ViewChanged};
-pub use event::{Effect, Event, Session};
+pub use event::{Effect, Event, Session, Tail};
 pub use hard_state::HardState;
 pub use log_view::LogView;
 pub use replica::{Replica, Settings};

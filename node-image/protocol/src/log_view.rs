@@ -4,7 +4,7 @@
 //! Invariants: `tail` is contiguous and ends at `last` · everything above min(commit, applied) is in the tail ·
 //! `runs` and `configurations` are in log order. It neither reads nor writes a file.
 
-use quorate_api::{Configuration, Entry, EntryBody, EntryId, Epoch, Position};
+use quorate_api::{Configuration, Consistency, Entry, EntryBody, EntryId, Epoch, Position};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -161,6 +161,19 @@ impl LogView {
             entries.push(Arc::clone(entry));
         }
         Some(entries)
+    }
+
+    /// The entries after `after`, if one of them has effects that an eventual configuration may have acknowledged. `after` is
+    /// not below the commit index, so that memory holds them all.
+    #[must_use]
+    pub fn acknowledged_tail(&self, after: u64) -> Vec<Arc<Entry>> {
+        let governed = |index: u64| self.configurations.iter().rfind(|(start, _)| start.index <= index);
+        let eventual = |entry: &Arc<Entry>| governed(entry.id.index).is_some_and(|(_, c)| c.quorum().consistency == Consistency::Eventual);
+        let entries = self.entries(after, usize::MAX).unwrap_or_default();
+        let acknowledged = entries
+            .iter()
+            .any(|entry| eventual(entry) && matches!(entry.body, EntryBody::Effects(_)));
+        if acknowledged { entries } else { Vec::new() }
     }
 
     /// `commit` and all before it is committed: older configurations are history.

@@ -47,6 +47,14 @@ pub enum Mutation {
     DamagedKnowsConfigurations,
     /// A configuration is left out as soon as a later one has an epoch start, committed or not.
     SupersededBeforeCommit,
+    /// What suffices to acknowledge a write of an eventual configuration is taken for committed.
+    AcknowledgedIsCommitted,
+    /// What an eventual configuration acknowledged is cut off without a copy being kept.
+    TailForgotten,
+    /// A primary tells a follower its commit index without knowing that it is still the primary.
+    ReadIndexUnconfirmed,
+    /// A follower takes an answer as one to a question that it has not sent yet.
+    ReadIndexOfBefore,
 }
 
 #[cfg(not(mutants))]

@@ -1,5 +1,6 @@
 //! What a node is told when it starts: flags, each with an environment variable of its own.
 
+use crate::durability::Durability;
 use crate::runtime::snapshots::SnapshotSettings;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -65,6 +66,12 @@ pub struct NodeArgs {
     /// Bytes of data beyond which writes that need memory are refused; 0 for no limit.
     #[arg(long, env = "QUORATE_MAX_MEMORY", default_value_t = 0)]
     pub max_memory: u64,
+    /// When a write counts as held by this node.
+    #[arg(long, env = "QUORATE_DURABILITY", value_enum, default_value = "fsync")]
+    pub durability: Durability,
+    /// File that names the present run of the machine's kernel.
+    #[arg(long, env = "QUORATE_BOOT_ID_FILE", default_value = "/proc/sys/kernel/random/boot_id")]
+    pub boot_id_file: PathBuf,
     /// Bytes of a log segment.
     #[arg(long, env = "QUORATE_SEGMENT_BYTES", default_value_t = 32 << 20)]
     pub segment_bytes: u64,

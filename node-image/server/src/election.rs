@@ -287,6 +287,9 @@ mod tests {
             keys: 0,
             memory_bytes: 0,
             writes_refused: None,
+            acknowledged: 0,
+            tails: Vec::new(),
+            page_cache: false,
         }
     }
 

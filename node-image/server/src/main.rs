@@ -1,10 +1,12 @@
 //! The store node's program.
 
 use clap::{Parser, Subcommand};
+use quorate_api::Consistency;
 use quorate_protocol::ViewChanged;
 use quorate_server::config::{LogFormat, NodeArgs, read_token};
-use quorate_server::tools::{GroupArgs, QuorumArg, bootstrap, failover, status_of};
+use quorate_server::tools::{GroupArgs, QuorumArg, bootstrap, failover, print_tails, status_of};
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -31,6 +33,9 @@ enum Command {
         /// Write and read quorum, as in 2/2; by default a majority for both.
         #[arg(long)]
         quorum: Option<QuorumArg>,
+        /// Acknowledge writes before a majority has them: a failover may lose them. The quorum is 1/1 by default then.
+        #[arg(long)]
+        eventual: bool,
         #[command(flatten)]
         group: GroupArgs,
     },
@@ -43,6 +48,12 @@ enum Command {
     Status {
         #[command(flatten)]
         group: GroupArgs,
+    },
+    /// Print what was cut off a log and kept aside, as JSON; reads files only
+    Tail {
+        /// Files of the folder `tails` of a data directory.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
     },
 }
 
@@ -83,14 +94,16 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(args) => quorate_server::start::run(*args).await,
-        Command::Bootstrap { quorum, group } => {
-            say(&bootstrap(&group, quorum).await?);
+        Command::Bootstrap { quorum, eventual, group } => {
+            let consistency = if eventual { Consistency::Eventual } else { Consistency::Strong };
+            say(&bootstrap(&group, quorum, consistency).await?);
             Ok(())
         }
         Command::Failover { group } => {
             say(&failover(&group).await?);
             Ok(())
         }
+        Command::Tail { files } => print_tails(&files, &mut std::io::stdout().lock()),
         Command::Status { group } => {
             let token = read_token(&group.token_file)?;
             for address in &group.nodes {

@@ -1,6 +1,7 @@
 //! Starts a node: identity, recovery from disk, sockets, tasks; and its graceful end.
 
 use crate::config::{NodeArgs, join};
+use crate::durability;
 use crate::election::{self, Orders};
 use crate::hand_over::hand_over;
 use crate::restore::{Restored, restore};
@@ -9,7 +10,7 @@ use crate::runtime::node::{Node, Parts, Stored};
 use crate::runtime::snapshot_thread::{Report, SnapshotThread};
 use crate::runtime::snapshots::{self, Snapshots};
 use crate::runtime::{Shared, clients, flush, http, peers, tick};
-use crate::storage::{DirectoryLock, LogOptions, SnapshotDirectory, Superblock};
+use crate::storage::{DirectoryLock, LogOptions, SnapshotDirectory, Superblock, TailDirectory};
 use anyhow::{Context, bail};
 use quorate_api::{Incarnation, ReplicaId};
 use quorate_protocol::{HardState, Replica, Session, Settings};
@@ -72,6 +73,8 @@ pub async fn run(args: NodeArgs) -> anyhow::Result<()> {
             Err(error) => tracing::warn!(error = format!("{error:#}"), "stopping without a hand-over"),
         }
     }
+    // Nothing else runs from here to the end of the process: nothing more is acknowledged.
+    shared.node.borrow_mut().close();
     Ok(())
 }
 
@@ -109,10 +112,7 @@ fn recover(
                 ordinal,
                 incarnation: Incarnation(uuid::Uuid::new_v4()),
             };
-            let stored = Stored {
-                id,
-                hard: HardState::default(),
-            };
+            let stored = Stored::new(id, HardState::default());
             (Superblock::create(&args.data_dir, &stored)?, stored)
         }
     };
@@ -127,9 +127,12 @@ fn recover(
             id.ordinal
         );
     }
+    durability::take_up(&mut stored, &mut superblock, &args.boot_id_file)?;
+    let id = stored.id;
+    let tails = TailDirectory::open(args.data_dir.join("tails"))?;
     let snapshots = SnapshotDirectory::open(args.data_dir.join("snapshots"))?;
     let Restored {
-        log,
+        mut log,
         view,
         keyspace,
         commit,
@@ -138,6 +141,7 @@ fn recover(
         stored.hard.unreadable = stored.hard.unreadable.max(Some(lost));
         superblock.write(&stored).map_err(Into::into)
     })?;
+    durability::begin(args.durability, &mut stored, &mut superblock, &mut log, &args.boot_id_file)?;
     let replica = Replica::new(id.incarnation, Settings::default(), stored.hard.clone(), view, commit);
     let reader = log.reader();
     let log = Arc::new(Mutex::new(log));
@@ -151,6 +155,7 @@ fn recover(
         replica,
         keyspace,
         log,
+        tails,
         reader,
         log_thread,
         token: args.token()?,

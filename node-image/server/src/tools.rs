@@ -1,12 +1,16 @@
-//! The command line's own view changes, for nodes that run without Kubernetes: bootstrap, failover, status.
+//! The command line's own view changes, for nodes that run without Kubernetes: bootstrap, failover, status; and what people
+//! need to look at files of a node.
 
 use crate::config::read_token;
+use crate::keyspace::describe;
+use crate::storage::read_tail;
 use anyhow::{Context, bail};
 use clap::Args;
 use quorate_api::wire::{ClientKind, Reply, Request};
-use quorate_api::{Configuration, Member, NodeStatus, Quorum};
+use quorate_api::{Configuration, Consistency, EntryBody, Member, NodeStatus, Quorum};
 use quorate_client::{dial, drive, epoch_above, read_frame, write_frame};
 use quorate_protocol::{Driver, ViewChanged};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -47,6 +51,34 @@ impl std::str::FromStr for QuorumArg {
     }
 }
 
+/// Prints tails that were kept aside: what each is, then its entries, one JSON value a line. Reads files only.
+///
+/// # Errors
+/// When a file does not read or is damaged.
+pub fn print_tails(files: &[PathBuf], out: &mut impl std::io::Write) -> anyhow::Result<()> {
+    for file in files {
+        let (head, entries) = read_tail(file)?;
+        writeln!(out, "{}", serde_json::to_string(&head)?)?;
+        for entry in entries {
+            let said = match &entry.body {
+                EntryBody::Effects(effects) => match describe(effects) {
+                    Ok(effects) => json!({"effects": effects}),
+                    Err(error) => json!({"error": error.to_string()}),
+                },
+                EntryBody::EpochStart(configuration) => json!({"epochStart": configuration}),
+            };
+            let line = json!({
+                "index": entry.id.index,
+                "epoch": entry.id.epoch,
+                "timestampMillis": entry.timestamp_millis,
+                "says": said,
+            });
+            writeln!(out, "{line}")?;
+        }
+    }
+    Ok(())
+}
+
 /// Asks a node for its status.
 ///
 /// # Errors
@@ -68,7 +100,7 @@ pub async fn status_of(address: &str, token: &[u8]) -> anyhow::Result<NodeStatus
 ///
 /// # Errors
 /// When one of them does not answer or holds data.
-pub async fn bootstrap(group: &GroupArgs, quorum: Option<QuorumArg>) -> anyhow::Result<ViewChanged> {
+pub async fn bootstrap(group: &GroupArgs, quorum: Option<QuorumArg>, consistency: Consistency) -> anyhow::Result<ViewChanged> {
     let token = read_token(&group.token_file)?;
     let mut members = Vec::new();
     let mut highest = 0;
@@ -81,12 +113,15 @@ pub async fn bootstrap(group: &GroupArgs, quorum: Option<QuorumArg>) -> anyhow::
             host: address.clone(),
         });
     }
-    let majority = Quorum::majority(u32::try_from(members.len())?);
-    let QuorumArg { write, read } = quorum.unwrap_or(QuorumArg {
-        write: majority.write,
-        read: majority.read,
-    });
-    let driver = Driver::bootstrap(epoch_above(highest), Configuration::new(members, write, read)?);
+    let replicas = u32::try_from(members.len())?;
+    let mut sizes = match consistency {
+        Consistency::Strong => Quorum::majority(replicas),
+        Consistency::Eventual => Quorum::eventual(replicas),
+    };
+    if let Some(QuorumArg { write, read }) = quorum {
+        (sizes.write, sizes.read) = (write, read);
+    }
+    let driver = Driver::bootstrap(epoch_above(highest), Configuration::of(members, sizes)?);
     Ok(drive(driver, &token, &BTreeMap::new(), Duration::from_secs(group.timeout_seconds))
         .await?
         .changed)

@@ -132,6 +132,9 @@ fn succeeded(mut memory: Memory, drive: &Drive, driven: &Driven, members: &[Obse
                 fenced_at: moment(fenced),
                 promoted_at: moment(served),
                 duration_millis: i64::try_from(served.as_millis()).unwrap_or(i64::MAX),
+                epoch: i64::try_from(number).unwrap_or(i64::MAX),
+                lag_entries: crate::losses::lag(members, from.as_deref(), driven.changed.start.index),
+                lost: None,
             });
             note(false, "FailedOver", format!("{from_to}, {took}"))
         }

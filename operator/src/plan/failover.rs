@@ -82,7 +82,7 @@ fn first(seen: &Observation<'_>, memory: &Memory) -> (Phase, Option<ViewChange>)
             host: crate::names::replica_host(&settings.name, &settings.namespace, 0, member.ordinal),
         })
     });
-    let target = match Configuration::new(each.collect(), settings.quorum.write, settings.quorum.read) {
+    let target = match Configuration::of(each.collect(), settings.quorum) {
         Ok(target) => target,
         Err(error) => return (Phase::Gathering(format!("the replicas make no group: {error}")), None),
     };
@@ -202,8 +202,18 @@ fn blocked_or_starting(seen: &Observation<'_>, memory: &Memory, reachable: usize
         return Phase::Starting;
     }
     let needed = quorum.fence() as usize;
+    let others = seen.members.iter().filter(|member| {
+        let fresh = member.fresh(seen.now, seen.settings.suspect_after);
+        fresh.is_some_and(|status| status.role == NodeRole::Learner)
+    });
+    let uncounted = match others.count() {
+        0 => String::new(),
+        others => {
+            format!(". {others} more answer that are no members: new ones, or such whose machine restarted with writes in its page cache")
+        }
+    };
     Phase::Blocked(format!(
-        "{reachable} of {} replicas answer and a failover needs {needed}: it goes on by itself when {} more come back",
+        "{reachable} of {} replicas answer and a failover needs {needed}: it goes on by itself when {} more come back{uncounted}",
         quorum.replicas,
         needed.saturating_sub(reachable)
     ))

@@ -13,7 +13,7 @@ use crate::names;
 use crate::observe::{Observed, configuration};
 use crate::report::told_lag;
 use crate::view_change::Known;
-use quorate_api::{Configuration, Incarnation, Member, NodeStatus, PeerStatus, Quorum};
+use quorate_api::{Configuration, Consistency, Incarnation, Member, NodeStatus, PeerStatus, Quorum};
 use quorate_crds::{ChangeStep, ShardChange};
 
 /// A replica that is behind by fewer entries holds the log, as far as a change is concerned: the rest takes a round trip.
@@ -71,9 +71,7 @@ impl Survey {
             .cloned()
             .collect();
         let complete = self.absent.is_empty();
-        complete
-            .then(|| Configuration::new(members, wanted.write, wanted.read).ok())
-            .flatten()
+        complete.then(|| Configuration::of(members, wanted).ok()).flatten()
     }
 
     /// Replicas whose volume was lost replaced by those that took their place and hold the log, and nothing else.
@@ -85,13 +83,12 @@ impl Survey {
                 *place = new.clone();
             }
         }
-        let quorum = current.quorum();
-        let target = Configuration::new(members, quorum.write, quorum.read).ok();
+        let target = Configuration::of(members, current.quorum()).ok();
         target.filter(|target| target != current)
     }
 }
 
-fn member(seen: &Observation<'_>, ordinal: u32, incarnation: Incarnation) -> Member {
+pub(super) fn member(seen: &Observation<'_>, ordinal: u32, incarnation: Incarnation) -> Member {
     Member {
         incarnation,
         ordinal,
@@ -240,8 +237,8 @@ fn shortage(seen: &Observation<'_>, leader: &NodeStatus, current: &Configuration
         (there < needed as usize)
             .then(|| format!("{there} of {replicas} {name} members are in step with the primary, and {needed} are needed"))
     };
-    let Quorum { write, read, .. } = target.quorum();
-    let new = target.quorum().fence_for_change().max(write).max(read);
+    let sizes = target.quorum();
+    let new = sizes.fence_for_change().max(sizes.commit()).max(sizes.read);
     counted(current, current.quorum().fence_for_change(), "present").or_else(|| counted(target, new, "future"))
 }
 
@@ -370,10 +367,9 @@ pub(super) fn admission(seen: &Observation<'_>, phase: &Phase) -> Option<Admissi
 }
 
 fn describe(configuration: &Configuration) -> String {
-    let Quorum { write, read, .. } = configuration.quorum();
     let mut ordinals: Vec<u32> = configuration.members().iter().map(|member| member.ordinal).collect();
     ordinals.sort_unstable();
-    in_words(&ordinals, &[], write, read)
+    in_words(&ordinals, &[], configuration.quorum())
 }
 
 fn describe_wanted(survey: &Survey, wanted: Quorum) -> String {
@@ -384,13 +380,23 @@ fn describe_wanted(survey: &Survey, wanted: Quorum) -> String {
         .filter(|(_, old)| old.is_some())
         .map(|(new, _)| new.ordinal)
         .collect();
-    in_words(&ordinals, &replaced, wanted.write, wanted.read)
+    in_words(&ordinals, &replaced, wanted)
 }
 
-fn in_words(ordinals: &[u32], replaced: &[u32], write: u32, read: u32) -> String {
+fn in_words(ordinals: &[u32], replaced: &[u32], quorum: Quorum) -> String {
+    let Quorum {
+        replicas: _,
+        write,
+        read,
+        consistency,
+    } = quorum;
+    let worth = match consistency {
+        Consistency::Strong => "",
+        Consistency::Eventual => ", eventual",
+    };
     let each: Vec<String> = ordinals
         .iter()
         .map(|ordinal| format!("{ordinal}{}", if replaced.contains(ordinal) { " (new volume)" } else { "" }))
         .collect();
-    format!("replicas {}; write {write}, read {read}", each.join(", "))
+    format!("replicas {}; write {write}, read {read}{worth}", each.join(", "))
 }

@@ -68,7 +68,7 @@ pub(super) fn replacement(seen: &Observation<'_>, memory: &mut Memory, phase: &P
         .cloned()
         .collect();
     let quorum = current.quorum();
-    let needed = quorum.fence_for_change().max(quorum.write).max(quorum.read) as usize;
+    let needed = quorum.fence_for_change().max(quorum.commit()).max(quorum.read) as usize;
     let there = in_step(seen, leader, &others);
     if there < needed {
         replacement.waits = Some(format!(

@@ -3,7 +3,7 @@
 //! Each is answered once, by an event that says what became of it, and taken away then. A switchover waits for its replica to
 //! be in step and is tried a few times; the other one holds for the shard and the epoch that it names and is never waited with.
 
-use super::membership::holds_log;
+use super::membership::{self, holds_log};
 use super::{Goal, Memory, Note, Observation, Phase, ViewChange, leader};
 use crate::observe::{Observed, configuration};
 use crate::view_change::Known;
@@ -153,7 +153,11 @@ fn accept_data_loss(seen: &Observation<'_>, memory: &Memory, phase: &Phase, aske
         fresh.any(|status| status.id.incarnation == incarnation && !status.damaged)
     };
     let current = known.into_iter().flat_map(|(_, current)| current.members());
-    let left: Vec<Member> = current.filter(|member| heard(member.incarnation)).cloned().collect();
+    let left: Vec<Member> = current
+        .filter(|member| heard(member.incarnation))
+        .cloned()
+        .chain(come_back_as_others(seen, known.map(|(_, current)| current)))
+        .collect();
     let quorum = Quorum::majority(u32::try_from(left.len()).unwrap_or_default());
     let Ok(survivors) = Configuration::new(left, quorum.write, quorum.read) else {
         return refuse("no undamaged member answers".to_owned());
@@ -165,6 +169,24 @@ fn accept_data_loss(seen: &Observation<'_>, memory: &Memory, phase: &Phase, aske
         .collect();
     let reason = format!("given up: replicas {}", lost.join(", "));
     Answer::Begin(Box::new(begin(seen, memory, Goal::Recover(survivors), reason)))
+}
+
+/// Replicas that are no members and hold a log, where the member of their ordinal is gone: those whose machine restarted
+/// under them and that may have lost what they acknowledged. They may hold more than the members that are left, and a person
+/// has accepted that it is not all: whoever of all these has the greatest log goes on.
+fn come_back_as_others<'a>(
+    seen: &'a Observation<'_>,
+    current: Option<&'a quorate_api::Configuration>,
+) -> impl Iterator<Item = Member> + use<'a> {
+    let statuses = seen
+        .members
+        .iter()
+        .filter_map(|member| member.fresh(seen.now, seen.settings.suspect_after));
+    let others = statuses.filter(move |status| {
+        let place = current.and_then(|current| current.members().iter().find(|member| member.ordinal == status.id.ordinal));
+        place.is_some_and(|member| member.incarnation != status.id.incarnation) && status.last.index > 0 && !status.damaged
+    });
+    others.map(|status| membership::member(seen, status.id.ordinal, status.id.incarnation))
 }
 
 fn begin(seen: &Observation<'_>, memory: &Memory, goal: Goal, reason: String) -> ViewChange {

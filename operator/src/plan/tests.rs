@@ -9,11 +9,7 @@ use quorate_client::DriveError;
 use quorate_crds::LastFailover;
 use quorate_crds::conditions::{AVAILABLE, FAILOVER_BLOCKED, READY, reasons};
 
-const QUORUM: Quorum = Quorum {
-    replicas: 3,
-    write: 2,
-    read: 2,
-};
+const QUORUM: Quorum = Quorum::strong(3, 2, 2);
 
 /// A store, its memory, and a moment long after the operator began to keep it.
 struct World {
@@ -330,7 +326,7 @@ fn conditions_keep_their_time_and_a_status_without_news_is_the_same() {
 
 fn quorums() -> impl Strategy<Value = Quorum> {
     (1u32..=5, 1u32..=5, 1u32..=5)
-        .prop_map(|(replicas, write, read)| Quorum { replicas, write, read })
+        .prop_map(|(replicas, write, read)| Quorum::strong(replicas, write, read))
         .prop_filter("strong", |quorum| quorum.validate().is_ok())
 }
 

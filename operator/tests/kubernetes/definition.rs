@@ -58,6 +58,19 @@ async fn a_spec_that_cannot_work_is_refused_with_a_message_that_says_why() {
             json!({"failover": {"mode": "Sometimes"}}),
             "supported values: \"Automatic\", \"Manual\"",
         ),
+        (json!({"consistency": "Sometimes"}), "supported values: \"Strong\", \"Eventual\""),
+        (
+            json!({"consistency": "Strong", "quorum": {"write": 1, "read": 1}}),
+            "quorum.write + quorum.read must be above replicasPerShard, or a read could miss an acknowledged write",
+        ),
+        (
+            json!({"consistency": "Eventual", "quorum": {"write": 4, "read": 1}}),
+            "quorum.write and quorum.read may not be above replicasPerShard",
+        ),
+        (
+            json!({"replication": {"durability": "Sometimes"}}),
+            "supported values: \"Fsync\", \"PageCache\"",
+        ),
         (json!({"failover": {"heartbeatMillis": 5}}), "should be greater than or equal to 20"),
         (
             json!({"failover": {"heartbeatMillis": 900}}),
@@ -125,6 +138,11 @@ async fn what_may_not_change_is_refused_when_it_does_and_the_rest_is_taken() {
     spec["maxMemory"] = json!("1.5Gi");
     spec["paused"] = json!(true);
     plane.apply(&store(&namespace, "orders", &spec));
+    spec["consistency"] = json!("Eventual");
+    spec["quorum"] = json!({"write": 1, "read": 1});
+    spec["replication"] = json!({"durability": "PageCache"});
+    plane.apply(&store(&namespace, "orders", &spec));
+    spec["consistency"] = json!("Strong");
     spec.as_object_mut().unwrap().remove("quorum");
     plane.apply(&store(&namespace, "orders", &spec));
 }

@@ -1,7 +1,7 @@
 //! Following: entries in, acknowledgements out.
 
 use super::{Replica, Role};
-use crate::event::{Effect, Session};
+use crate::event::{Effect, Session, Tail};
 use crate::log_view::LogView;
 use crate::mutation::{self, Mutation};
 use quorate_api::wire::{Append, AppendAck, Mismatch, Reply, SnapshotChunk};
@@ -181,6 +181,7 @@ impl Replica {
             "committed entries are never cut: asked to cut after {index}, committed {}",
             self.commit
         );
+        self.keep_aside(index, true, out);
         self.log.truncate_after(position);
         self.generation += 1;
         self.durable = self.durable.min(index);
@@ -188,6 +189,15 @@ impl Replica {
         if self.applied > index {
             self.applied = self.commit;
             out.push(Effect::Rebuild(self.commit));
+        }
+    }
+
+    /// Entries after `index` go, and clients may have been told that they are done.
+    fn keep_aside(&self, index: u64, exact: bool, out: &mut Vec<Effect>) {
+        let entries = self.log.acknowledged_tail(index);
+        if !entries.is_empty() && !mutation::active(Mutation::TailForgotten) {
+            let epoch = self.hard.promised;
+            out.push(Effect::KeepAside(Tail { entries, epoch, exact }));
         }
     }
 
@@ -256,6 +266,7 @@ impl Replica {
         if matches!(self.role, Role::Primary(_)) || held {
             return;
         }
+        self.keep_aside(self.commit, false, out);
         self.log = LogView::new(position, Some(configuration), timestamp_millis.max(self.log.clock()));
         self.generation += 1;
         self.durable = position.id.index;

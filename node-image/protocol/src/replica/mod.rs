@@ -3,7 +3,9 @@
 //! The way of a write: [`Replica::propose`] appends, [`Replica::flush`] gives the sends to all members and the append
 //! to the own log, acknowledgements and [`Event::LogDurable`] come back through [`Replica::step`], and
 //! [`Replica::commit`] rises. The way of a read: [`Replica::read_barrier`] names a round, `flush` sends it, and the read
-//! may be answered once [`Replica::confirmed_round`] has reached it and `commit` covers what the read saw.
+//! may be answered once [`Replica::confirmed_round`] has reached it and `commit` covers what the read saw. The way of a read
+//! on a follower: [`Replica::ask_barrier`] names a question to the primary, `flush` sends it, and the read may be executed
+//! once [`Replica::confirmed_ask`] has reached it.
 //!
 //! Invariants, asserted where they are cheap: the promise never falls and is durable before it is told · one
 //! activation per epoch, durable before its first entry leaves · entries are committed only through an entry of the
@@ -11,9 +13,12 @@
 //!
 //! It does not execute commands, know clients, or decide who should be primary.
 
+#[cfg(test)]
+mod eventual;
 mod follower;
 mod learners;
 mod primary;
+mod read_index;
 mod streams;
 mod view_change;
 
@@ -25,6 +30,7 @@ use follower::Follower;
 use primary::Primary;
 use quorate_api::wire::Request;
 use quorate_api::{Configuration, EntryId, Epoch, Incarnation, NodeRole, PeerStatus, PrimaryView};
+use read_index::Asks;
 use std::collections::BTreeMap;
 
 /// Times and bounds that the core works by.
@@ -79,6 +85,8 @@ pub struct Replica {
     role: Role,
     /// See [`Replica::learner_changes`].
     learner_changes: u64,
+    /// What this replica, as a follower, asks its primary for its readers.
+    asks: Asks,
 }
 
 impl Replica {
@@ -105,6 +113,7 @@ impl Replica {
             links: BTreeMap::new(),
             role,
             learner_changes: 0,
+            asks: Asks::default(),
         }
     }
 
@@ -114,6 +123,7 @@ impl Replica {
             Event::Request { from, peer, request } => match request {
                 Request::Append(append) => self.on_append(from, peer, append, now, out),
                 Request::SnapshotChunk(chunk) => self.on_snapshot_chunk(from, peer, chunk, now, out),
+                Request::ReadIndex(number) => self.on_read_index(from, number, now, out),
                 Request::Fence(request) => self.on_fence(from, &request, out),
                 Request::Activate(request) => self.on_activate(from, request, now, out),
                 Request::Admit(learners) => self.on_admit(learners, now, out),
@@ -126,9 +136,11 @@ impl Replica {
             }
             Event::LinkDown(session) => {
                 self.links.retain(|_, standing| *standing != session);
+                self.ask_again();
                 self.on_link_down(session);
             }
             Event::AppendAck { session, ack } => self.on_append_ack(session, ack, now, out),
+            Event::ReadIndex(answer) => self.on_read_index_answer(answer),
             Event::LogDurable { generation, index } => self.on_log_durable(generation, index, out),
             Event::LogRead { session, read } => self.on_log_read(session, read, now, out),
             Event::SnapshotDelivered(session) => self.on_snapshot_delivered(session, now, out),
@@ -141,8 +153,12 @@ impl Replica {
                 assert!(base.id.index <= self.commit, "only committed entries are trimmed");
                 self.log.trim(base);
             }
-            Event::Tick => self.on_tick(now, out),
+            Event::Tick => {
+                self.repeat_asks(now);
+                self.on_tick(now, out);
+            }
         }
+        self.ask(now, out);
     }
 
     /// This replica.

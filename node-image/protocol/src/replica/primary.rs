@@ -1,12 +1,13 @@
 //! Serving an epoch: own entries, commit by quorum, rounds that confirm reads. What travels to the members is the matter of
 //! [`super::streams`].
 
+use super::read_index::Reader;
 use super::streams::{Peer, Stream};
 use super::{Replica, Role};
 use crate::event::{Effect, Session};
 use crate::mutation::{self, Mutation};
 use quorate_api::{Configuration, Entry, EntryBody, EntryId, Epoch, Incarnation, Member, PeerStatus, Quorum};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Read rounds under way at once: one travels while the next is sent; more would only shrink the batches.
@@ -37,6 +38,8 @@ pub(super) struct Primary {
     round_wanted: bool,
     /// Bytes of entries above the commit index.
     uncommitted_bytes: usize,
+    /// Followers that wait to hear that this is still the primary.
+    pub(super) readers: VecDeque<Reader>,
 }
 
 impl Primary {
@@ -69,6 +72,7 @@ impl Primary {
             round: 0,
             round_wanted: false,
             uncommitted_bytes: 0,
+            readers: VecDeque::new(),
         }
     }
 
@@ -89,9 +93,13 @@ impl Primary {
         self.peers.iter().map(status).collect()
     }
 
-    /// The highest index that V_w members, this one included, hold durably.
+    /// The highest index that a commit quorum, this one included, holds durably.
     fn replicated(&self, own: u64) -> u64 {
-        nth_greatest(self.members().map(|peer| peer.matched), own, self.quorum.write)
+        let quorum = match mutation::active(Mutation::AcknowledgedIsCommitted) {
+            true => self.quorum.write,
+            false => self.quorum.commit(),
+        };
+        nth_greatest(self.members().map(|peer| peer.matched), own, quorum)
     }
 
     pub(super) fn confirmed_round(&self) -> u64 {
@@ -162,6 +170,19 @@ impl Replica {
         }
     }
 
+    /// Every entry up to this index may be acknowledged to clients: what is committed, and with
+    /// [`quorate_api::Consistency::Eventual`] what V_w members hold durably, once this primary serves.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        match &self.role {
+            Role::Primary(primary) if primary.serving && primary.quorum.write < primary.quorum.commit() => {
+                let held = nth_greatest(primary.members().map(|peer| peer.matched), self.durable, primary.quorum.write);
+                held.max(self.commit)
+            }
+            Role::Primary(_) | Role::Follower(_) => self.commit,
+        }
+    }
+
     /// Bytes of entries that wait for their commit: what a bounded runtime looks at before it takes more.
     #[must_use]
     pub fn uncommitted_bytes(&self) -> usize {
@@ -184,7 +205,10 @@ impl Replica {
 
     /// Gives what is due: entries and rounds to the members first, then the append to the own log.
     pub fn flush(&mut self, now: u64, out: &mut Vec<Effect>) {
-        let Role::Primary(primary) = &mut self.role else { return };
+        let Role::Primary(primary) = &mut self.role else {
+            self.ask(now, out);
+            return;
+        };
         if primary.round_wanted && primary.round - primary.confirmed_round() < MAX_ROUNDS_IN_FLIGHT {
             primary.round_wanted = false;
             primary.open_round();

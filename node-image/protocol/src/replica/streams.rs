@@ -295,6 +295,7 @@ impl Replica {
             self.resume_from(incarnation, bound, now, out);
         }
         self.advance_commit(out);
+        self.answer_readers(out);
         self.flush(now, out);
     }
 

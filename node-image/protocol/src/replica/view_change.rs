@@ -23,6 +23,7 @@ impl Replica {
                 out.push(self.activate_reply(waiter, primary.epoch, Err(ActivateRefusal::Deposed(epoch))));
             }
         }
+        self.ask_again();
         self.hard.promised = epoch;
         self.hard.proposals.extend(proposal.map(|proposal| (epoch, proposal)));
         if !mutation::active(Mutation::PromiseNotSynced) {

@@ -194,18 +194,6 @@ pub(super) fn client(call: &mut Call<'_, '_>) -> Done {
     Ok(())
 }
 
-pub(super) fn readonly(call: &mut Call<'_, '_>) -> Done {
-    call.session.readonly = true;
-    call.reply.ok();
-    Ok(())
-}
-
-pub(super) fn readwrite(call: &mut Call<'_, '_>) -> Done {
-    call.session.readonly = false;
-    call.reply.ok();
-    Ok(())
-}
-
 pub(super) fn asking(call: &mut Call<'_, '_>) -> Done {
     // No slot is ever half here: a move decides at one moment who owns it.
     call.reply.ok();

@@ -13,12 +13,14 @@ mod connection;
 mod expiry;
 mod info;
 mod keys;
+mod reads;
 mod session;
 mod strings;
 mod table;
 mod transaction;
 mod view;
 
+pub use reads::{Reads, Standing};
 pub use session::ClientSession;
 pub use view::{NodeEndpoint, NodeView};
 
@@ -163,9 +165,12 @@ fn admit(command: &Command, context: &Context<'_>, session: &ClientSession, args
         return Ok(slot);
     }
     let view = context.view;
-    let stale = command.kind == Kind::Read && session.readonly && view.stale_reads;
-    if !view.serving && !stale {
-        return Err(view.elsewhere(slot.unwrap_or(0)).into());
+    if !view.serving {
+        let here = command.kind == Kind::Read && session.reads != Reads::Primary && view.stale_reads;
+        if !here {
+            return Err(view.elsewhere(slot.unwrap_or(0)).into());
+        }
+        session.reads.refusal(session.standing)?;
     }
     if command.kind == Kind::Write && view.disk_full {
         return Err("MISCONF The disk of this node is full: writes are refused until there is room. The command changed nothing".into());

@@ -1,6 +1,7 @@
 //! What a connection has said about itself: protocol version, name, transaction, watched slots.
 
 use super::call::Refusal;
+use super::reads::{Reads, Standing};
 use super::table::Command;
 use crate::resp::{Limits, Version};
 use bytes::{Bytes, BytesMut};
@@ -48,7 +49,9 @@ pub struct ClientSession {
     pub(super) version: Version,
     pub(super) authenticated: bool,
     pub(super) name: Bytes,
-    pub(super) readonly: bool,
+    pub(super) reads: Reads,
+    /// What this node knew of its state when the present batch began.
+    pub(super) standing: Standing,
     pub(super) closing: bool,
     pub(super) replies: Replies,
     pub(super) transaction: Option<Transaction>,
@@ -68,7 +71,8 @@ impl ClientSession {
             version: Version::default(),
             authenticated: !needs_password,
             name: Bytes::new(),
-            readonly: false,
+            reads: Reads::Primary,
+            standing: Standing::default(),
             closing: false,
             replies: Replies::On,
             transaction: None,
@@ -82,6 +86,17 @@ impl ClientSession {
     #[must_use]
     pub fn is_known(&self) -> bool {
         self.authenticated
+    }
+
+    /// Which reads it wants this node to answer where it is not the primary.
+    #[must_use]
+    pub fn reads(&self) -> Reads {
+        self.reads
+    }
+
+    /// A batch begins: what this node knows of its state.
+    pub fn stand(&mut self, standing: Standing) {
+        self.standing = standing;
     }
 
     /// What it may send.

@@ -1,7 +1,7 @@
 //! Every command: its name, its arity, where its keys are, what it does to the state, and its handler.
 
 use super::call::{Call, Done, Refusal, wrong_arguments};
-use super::{cluster, connection, expiry, info, keys, strings, transaction};
+use super::{cluster, connection, expiry, info, keys, reads, strings, transaction};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use std::sync::LazyLock;
@@ -170,8 +170,9 @@ pub(super) static COMMANDS: &[Command] = &[
     plain("echo", 2, connection::echo),
     plain("select", 2, connection::select),
     plain("client", -2, connection::client),
-    plain("readonly", 1, connection::readonly),
-    plain("readwrite", 1, connection::readwrite),
+    plain("readonly", 1, reads::readonly),
+    plain("readwrite", 1, reads::readwrite),
+    plain("qr.read", -2, reads::read),
     plain("asking", 1, connection::asking),
     // server
     plain("command", -1, info::command),

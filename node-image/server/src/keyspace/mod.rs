@@ -7,11 +7,13 @@
 //! It knows no command, no client and no file.
 
 mod effect;
+mod inspect;
 mod scan;
 mod slot;
 mod snapshot;
 
 pub use effect::{Effect, EffectError};
+pub use inspect::{count, describe};
 pub use slot::{Item, Key, NEVER, Value};
 pub use snapshot::{Snapshot, SnapshotError};
 

@@ -10,7 +10,8 @@
 //! is not read while it does not take them.
 
 use super::Shared;
-use crate::command::{Class, ClientSession, execute, failed_reply};
+use super::follower_reads::stand;
+use crate::command::{Class, ClientSession, Reads, execute, failed_reply};
 use crate::resp::{Limits, Parser, ProtocolError, Version, Writer};
 use bytes::{Bytes, BytesMut};
 use std::rc::Rc;
@@ -159,6 +160,11 @@ async fn serve_client(shared: &Shared, stream: TcpStream) -> std::io::Result<()>
     let mut ahead = Ahead::default();
     loop {
         wait_for_turn(shared).await;
+        // Whatever waits to be executed arrived before the primary is asked.
+        let waits = !input.is_empty() || ahead.done < ahead.len;
+        if waits && session.reads() != Reads::Primary {
+            session.stand(stand(shared, &session).await);
+        }
         let more = run(shared, &mut session, &mut parser, &mut input, &mut ahead, &mut batch);
         if (batch.commit > 0 || batch.read) && !wait_for_commit(shared, &batch).await {
             batch.depose();
@@ -237,7 +243,7 @@ fn run(
                 }
             }
             let Some(args) = ahead.next() else { return false };
-            let start = batch.out.len();
+            let (start, reads) = (batch.out.len(), session.reads());
             let outcome = execute(context, session, args, &mut batch.out);
             batch.close |= outcome.close;
             batch.commit = batch.commit.max(outcome.wait_index);
@@ -248,6 +254,10 @@ fn run(
                     end: batch.out.len(),
                     class: outcome.class,
                 });
+            }
+            if session.reads() != reads {
+                // What follows may have to wait before it executes.
+                break;
             }
         }
         !batch.close

@@ -98,6 +98,26 @@ async fn metrics(State(asking): State<Asking>) -> Result<String, StatusCode> {
             u64::from(status.role == NodeRole::Primary),
         ),
         ("damaged", "1 while log entries are unreadable here", u64::from(status.damaged)),
+        (
+            "log_acknowledged_index",
+            "Index up to which writes may be acknowledged: above the commit index where a failover can lose them",
+            status.acknowledged,
+        ),
+        (
+            "tails_kept",
+            "Tails that were cut off the log and are kept aside, the newest 16",
+            status.tails.len() as u64,
+        ),
+        (
+            "tail_writes_kept",
+            "Acknowledged writes in those tails: what failovers lost",
+            status.tails.iter().map(|tail| tail.writes).sum(),
+        ),
+        (
+            "page_cache",
+            "1 while what this node acknowledges is in the page cache only",
+            u64::from(status.page_cache),
+        ),
         ("keys", "Keys held", status.keys),
         ("memory_bytes", "Bytes that the data takes", status.memory_bytes),
         ("clients", "Connected clients", clients),

@@ -7,16 +7,18 @@
 //! Invariant: `pending` is proposed before the core takes any other input, so the state never holds more than the log.
 
 use super::connection::Outbox;
+use super::follower_reads::Asking;
 use super::log_thread::{LogThread, or_abort};
 use super::snapshots::Snapshots;
 use crate::command::{Context, NodeEndpoint, NodeView};
-use crate::keyspace::{Change, Keyspace};
+use crate::durability;
+use crate::keyspace::{self, Change, Keyspace};
 use crate::restore::load_snapshot;
-use crate::storage::{Log, LogReader, Superblock};
+use crate::storage::{Log, LogReader, Superblock, TailDirectory};
 use bytes::BytesMut;
 use quorate_api::wire::{NodeAddresses, Reply, Request};
 use quorate_api::{Entry, EntryBody, EntryId, Epoch, Incarnation, Member, NodeRole, NodeStatus, Position, PrimaryView, ReplicaId};
-use quorate_protocol::{Effect, Event, HardState, Replica, Session};
+use quorate_protocol::{Effect, Event, HardState, Replica, Session, Tail};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -40,6 +42,25 @@ pub struct Stored {
     pub id: ReplicaId,
     /// The core's durable state.
     pub hard: HardState,
+    /// The run of the machine that holds what was acknowledged and is not on the disk; see [`crate::durability`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_cache: Option<String>,
+    /// Who this volume was before its machine restarted under it: for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<Incarnation>,
+}
+
+impl Stored {
+    /// Of a volume on which everything that is acknowledged is on the disk.
+    #[must_use]
+    pub fn new(id: ReplicaId, hard: HardState) -> Self {
+        Self {
+            id,
+            hard,
+            page_cache: None,
+            former: None,
+        }
+    }
 }
 
 /// A primary that sent nothing for so long, five heartbeats, is no place to send clients to.
@@ -82,6 +103,8 @@ pub struct Parts {
     pub keyspace: Keyspace,
     /// The log.
     pub log: Arc<Mutex<Log>>,
+    /// What was cut off it and kept aside.
+    pub tails: TailDirectory,
     /// Reads it.
     pub reader: LogReader,
     /// Writes it while this node is primary.
@@ -107,6 +130,7 @@ pub struct Node {
     outboxes: BTreeMap<Session, Outbox>,
     touched: Vec<Session>,
     waiting: VecDeque<Waiting>,
+    pub(super) asking: VecDeque<Asking>,
     next_session: u64,
     live: BTreeMap<Incarnation, NodeAddresses>,
     view: NodeView,
@@ -132,6 +156,7 @@ impl Node {
             outboxes: BTreeMap::new(),
             touched: Vec::new(),
             waiting: VecDeque::new(),
+            asking: VecDeque::new(),
             next_session: 1,
             live: BTreeMap::new(),
             unsynced: None,
@@ -172,6 +197,10 @@ impl Node {
     #[must_use]
     pub fn replica(&self) -> &Replica {
         &self.parts.replica
+    }
+
+    pub(super) fn replica_mut(&mut self) -> &mut Replica {
+        &mut self.parts.replica
     }
 
     /// Whether clients have to prove who they are.
@@ -341,6 +370,7 @@ impl Node {
         self.parts.replica.flush(self.now(), &mut effects);
         self.carry_out(effects);
         self.answer();
+        self.answer_followers();
         self.kick();
     }
 
@@ -358,6 +388,7 @@ impl Node {
         self.parts.replica.step(event, self.now(), &mut effects);
         self.carry_out(effects);
         self.answer();
+        self.answer_followers();
     }
 
     /// Syncs what a follower wrote since the last call, and sends what is queued. Confirmations leave before the sync.
@@ -390,6 +421,16 @@ impl Node {
             // The client may be gone; nobody waits then.
             let _ = waiting.done.send(false);
         }
+        self.give_up_followers();
+    }
+
+    /// The node ends: what it acknowledged outlives the machine from here on. Nothing may be acknowledged after this.
+    pub fn close(&mut self) {
+        self.drain_log_thread();
+        let Parts {
+            stored, superblock, log, ..
+        } = &mut self.parts;
+        or_abort(durability::end(stored, superblock, &mut lock(log)));
     }
 
     fn kick(&mut self) {
@@ -409,12 +450,14 @@ impl Node {
                     or_abort(self.parts.superblock.write(&self.parts.stored));
                 }
                 Effect::Send(session, append) => self.push(session, &quorate_api::wire::Request::Append(append)),
+                Effect::AskReadIndex(session, number) => self.push(session, &Request::ReadIndex(number)),
                 Effect::Reply(session, reply) => self.push(session, &reply),
                 Effect::AppendLog {
                     generation,
                     commit,
                     entries,
                 } => self.append_log(generation, commit, entries),
+                Effect::KeepAside(tail) => self.keep_aside(&tail),
                 Effect::TruncateLog(index) => {
                     self.drain_log_thread();
                     self.snapshots.cut_after(index);
@@ -506,6 +549,25 @@ impl Node {
         }
     }
 
+    /// Keeps what is about to be cut off and may have been acknowledged.
+    fn keep_aside(&mut self, tail: &Tail) {
+        let Tail { entries, epoch, exact } = tail;
+        let writes = entries.iter().map(|entry| match &entry.body {
+            // Of another version: that there was something is more than nothing.
+            EntryBody::Effects(effects) => keyspace::count(effects).unwrap_or(1),
+            EntryBody::EpochStart(_) => 0,
+        });
+        let kept = or_abort(self.parts.tails.keep(entries, writes.sum(), *epoch, *exact));
+        tracing::warn!(
+            file = kept.file,
+            entries = kept.entries,
+            writes = kept.writes,
+            exact = kept.exact,
+            %epoch,
+            "writes that were acknowledged before they were committed are cut off and kept aside"
+        );
+    }
+
     fn apply(&mut self, entries: &[Arc<Entry>]) {
         for entry in entries {
             if let EntryBody::Effects(effects) = &entry.body {
@@ -561,7 +623,7 @@ impl Node {
         if self.waiting.is_empty() || !self.parts.replica.serving() {
             return;
         }
-        let (commit, round) = (self.parts.replica.commit(), self.parts.replica.confirmed_round());
+        let (commit, round) = (self.parts.replica.acknowledged(), self.parts.replica.confirmed_round());
         if self.may_execute() {
             self.may_go_on.notify_waiters();
         }
@@ -639,6 +701,9 @@ impl Node {
             keys: self.parts.keyspace.len(),
             memory_bytes: self.parts.keyspace.memory_bytes(),
             writes_refused: self.view.disk_full.then(|| "the disk is full".to_owned()),
+            acknowledged: replica.acknowledged(),
+            tails: self.parts.tails.told().to_vec(),
+            page_cache: self.parts.stored.page_cache.is_some(),
         }
     }
 

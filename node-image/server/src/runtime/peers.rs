@@ -145,7 +145,12 @@ fn on_request(
                 shared.node.borrow_mut().reply(session, &Reply::HandOver(outcome));
             });
         }
-        request @ (Request::Append(_) | Request::SnapshotChunk(_) | Request::Fence(_) | Request::Activate(_) | Request::Admit(_)) => {
+        request @ (Request::Append(_)
+        | Request::SnapshotChunk(_)
+        | Request::ReadIndex(_)
+        | Request::Fence(_)
+        | Request::Activate(_)
+        | Request::Admit(_)) => {
             shared.node.borrow_mut().step(Event::Request {
                 from: session,
                 peer: member,
@@ -285,6 +290,10 @@ fn on_reply(shared: &Shared, session: Session, reply: Reply) -> anyhow::Result<(
     match reply {
         Reply::AppendAck(ack) => {
             shared.node.borrow_mut().step(Event::AppendAck { session, ack });
+            Ok(())
+        }
+        Reply::ReadIndex(answer) => {
+            shared.node.borrow_mut().step(Event::ReadIndex(answer));
             Ok(())
         }
         Reply::SnapshotAck(ack) => {

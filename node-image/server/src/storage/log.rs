@@ -87,6 +87,8 @@ pub struct Log {
     ahead: Option<Ahead>,
     /// There is no room for the next segment.
     full: Arc<AtomicBool>,
+    /// See [`Log::leave_to_the_system`].
+    lazy: bool,
 }
 
 /// The thread that fills the next segment's file.
@@ -131,6 +133,7 @@ impl Log {
             buffer: BytesMut::new(),
             ahead: None,
             full: Arc::default(),
+            lazy: false,
         };
         if recovered.damage.is_none() {
             // What stands behind the last record is torn: it must not be there when something else is written before it.
@@ -188,11 +191,28 @@ impl Log {
         Ok(())
     }
 
-    /// Makes everything written durable and gives the last index.
+    /// From now on [`Log::sync`] leaves entries in the page cache: they outlive this process and not the machine. What a
+    /// record tells to be durable is so all the same, as are segments before the last one.
+    pub fn leave_to_the_system(&mut self) {
+        self.lazy = true;
+    }
+
+    /// Makes everything written durable, or as durable as was asked for, and gives the last index.
     ///
     /// # Errors
     /// Fatal: what was not synced may be lost although it reads back, and a second sync would say nothing about it.
     pub fn sync(&mut self) -> Result<u64, StorageError> {
+        if self.lazy {
+            return Ok(self.last.id.index);
+        }
+        self.sync_to_disk()
+    }
+
+    /// Makes everything written durable and gives the last index.
+    ///
+    /// # Errors
+    /// See [`Log::sync`].
+    pub fn sync_to_disk(&mut self) -> Result<u64, StorageError> {
         let current = self
             .index
             .read()
@@ -219,7 +239,7 @@ impl Log {
         }
         self.cut(index)?;
         self.durable = self.durable.min(index);
-        self.sync().map(drop)
+        self.sync_to_disk().map(drop)
     }
 
     /// Forgets every entry: the log goes on after `position`, which a durable snapshot covers. A crash half-way leaves
@@ -268,7 +288,7 @@ impl Log {
             return Ok(());
         }
         // Records behind this point claim that what is before them is durable.
-        self.sync()?;
+        self.sync_to_disk()?;
         let first = self.last.id.index + 1;
         let (ahead, path) = (self.directory.join("ahead"), self.directory.join(format!("{first:020}.log")));
         let ready = match self.ahead.take() {

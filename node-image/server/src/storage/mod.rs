@@ -7,12 +7,14 @@ mod log;
 mod recovery;
 mod snapshots;
 mod superblock;
+mod tails;
 
 pub use lock::DirectoryLock;
 pub use log::{Log, LogOptions, LogReader, Piece};
 pub use recovery::{Damage, Recovered};
 pub use snapshots::{SnapshotDirectory, SnapshotHead, SnapshotReader, SnapshotWriter};
 pub use superblock::Superblock;
+pub use tails::{TailDirectory, read_tail};
 
 use std::io;
 use std::path::Path;

@@ -3,15 +3,11 @@
 use super::*;
 use crate::observe::Machine;
 use crate::testing::{blank, configuration};
-use quorate_api::{EntryId, PeerStatus};
+use quorate_api::{EntryId, NodeRole, PeerStatus};
 use quorate_crds::ChangeStep;
-use quorate_crds::conditions::CHANGING;
+use quorate_crds::conditions::{CHANGING, WARNING};
 
-const FIVE: Quorum = Quorum {
-    replicas: 5,
-    write: 3,
-    read: 3,
-};
+const FIVE: Quorum = Quorum::strong(5, 3, 3);
 
 /// A learner of the primary, with so much of its log.
 fn learner(ordinal: u32, matched: u64) -> PeerStatus {
@@ -168,11 +164,7 @@ fn a_primary_that_is_to_go_hands_over_to_a_replica_that_stays() {
 #[test]
 fn a_change_of_quorum_alone_is_one_change_with_the_same_members() {
     let mut world = World::of(well);
-    world.settings.quorum = Quorum {
-        replicas: 3,
-        write: 3,
-        read: 1,
-    };
+    world.settings.quorum = Quorum::strong(3, 3, 1);
     let Goal::Change(target) = world.step().start.unwrap().goal else {
         panic!("no change")
     };
@@ -317,6 +309,59 @@ fn a_loss_is_accepted_only_where_the_shard_is_blocked_and_in_the_epoch_that_is_n
         panic!("not accepted")
     };
     assert_eq!((survivors.members().len(), survivors.contains(incarnation(1))), (1, true));
+}
+
+#[test]
+fn replicas_whose_machines_all_restarted_under_them_count_no_more_and_a_person_can_go_on_with_what_they_hold() {
+    let mut world = World::of(well);
+    world.step();
+    for ordinal in 0..3 {
+        let status = status(&mut world.members[ordinal as usize]);
+        status.id.incarnation = incarnation(10 + ordinal);
+        (status.role, status.primary) = (NodeRole::Learner, None);
+        status.peers.clear();
+    }
+    world.step();
+    let plan = world.step();
+    let blocked = plan
+        .status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == FAILOVER_BLOCKED)
+        .unwrap();
+    assert_eq!(blocked.status, "True", "{blocked:?}");
+    assert!(
+        blocked.message.starts_with("0 of 3 replicas answer and a failover needs 2"),
+        "{blocked:?}"
+    );
+    assert_eq!(plan.start, None);
+    world.asked.accept_data_loss = Some("0@1".to_owned());
+    let Some(Goal::Recover(survivors)) = world.step().start.map(|change| change.goal) else {
+        panic!("not accepted")
+    };
+    let ordinals: Vec<u32> = survivors.members().iter().map(|member| member.ordinal).collect();
+    assert_eq!((ordinals, survivors.contains(incarnation(10))), (vec![0, 1, 2], true));
+}
+
+#[test]
+fn consistency_is_changed_as_a_quorum_is() {
+    let mut world = World::of(well);
+    world.settings.quorum = Quorum::eventual(3);
+    let plan = world.step();
+    let Goal::Change(target) = plan.start.unwrap().goal else {
+        panic!("no change")
+    };
+    assert_eq!(target.quorum(), Quorum::eventual(3));
+    let change = plan.status.shards[0].change.clone().unwrap();
+    assert_eq!(
+        (change.from.as_str(), change.to.as_str()),
+        ("replicas 0, 1, 2; write 2, read 2", "replicas 0, 1, 2; write 1, read 1, eventual")
+    );
+    let warning = plan.status.conditions.iter().find(|condition| condition.type_ == WARNING).unwrap();
+    assert_eq!(
+        (warning.status.as_str(), warning.reason.as_str()),
+        ("True", reasons::MAY_LOSE_WRITES)
+    );
 }
 
 proptest! {
