@@ -37,7 +37,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 }
 
 /// Waits until the configuration in force has these sizes and the store is whole.
-fn await_sizes(lab: &Lab, replicas: i32, write: i32, read: i32) -> Result<()> {
+pub(super) fn await_sizes(lab: &Lab, replicas: i32, write: i32, read: i32) -> Result<()> {
     let what = format!("{replicas} replicas with quorums {write}/{read} are in force");
     lab.await_status(&what, RECOVERS, |status| {
         let quorum = status.shards.first().and_then(|shard| shard.quorum);

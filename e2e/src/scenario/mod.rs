@@ -1,6 +1,7 @@
 //! The end-to-end scenarios: a fault each, under the checked workload, on a real cluster.
 
 mod change;
+mod consistency;
 mod operator;
 mod primary;
 mod recovery;
@@ -89,6 +90,7 @@ pub fn all() -> Vec<Scenario> {
         primary::scenarios(),
         operator::scenarios(),
         recovery::scenarios(),
+        consistency::scenarios(),
         // Last of all, a machine that is gone for good: a cluster keeps traces of that.
         update::scenarios(),
         change::scenarios(),
