@@ -15,7 +15,9 @@ pub struct Context {
     pub client: Client,
     /// Pods of all stores, as the watch tells them.
     pub pods: Store<Pod>,
-    /// Counts changes among them.
+    /// All stores, as the watch tells them.
+    pub stores: Store<DeserializeGuard<ReplicatedStore>>,
+    /// Counts changes among the pods.
     pub pods_changed: watch::Sender<u64>,
     /// Stores to reconcile although their spec did not change.
     pub reconcile: mpsc::UnboundedSender<ObjectRef<DeserializeGuard<ReplicatedStore>>>,

@@ -11,12 +11,12 @@ use crate::names;
 use crate::observe::{Asked, Fate};
 use crate::plan::{Drive, Goal, Memory, Note, Observation, Plan, Reconciled, Recreate, Shape, ViewChange, conclude, plan};
 use crate::publish::{Publication, Publisher};
+use crate::records::{adopt, remember};
 use crate::replicas::{Replicas, belongs};
 use crate::settings::Settings;
 use crate::view_change::{ViewChangeError, carry_out};
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Resource, ResourceExt};
 use quorate_client::{Driven, epoch_above};
 use quorate_crds::{ReplicatedStore, ReplicatedStoreStatus};
 use std::collections::BTreeMap;
@@ -24,9 +24,6 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
-
-/// Acceptances of data loss that the status keeps.
-const MAX_DATA_LOSSES: usize = 16;
 
 /// What reconciliation tells the keeper.
 #[derive(Clone, Debug)]
@@ -83,21 +80,13 @@ impl Keeper {
         desired: watch::Receiver<Desired>,
         shape: watch::Sender<Option<Shape>>,
     ) -> Self {
-        let (namespace, name) = (store.namespace().unwrap_or_default(), store.name_any());
         let status = store.status.clone().unwrap_or_default();
         let word = watch::Sender::new(Publication {
             status: status.clone(),
             ..Publication::default()
         });
         let (notes, written) = mpsc::unbounded_channel();
-        let publisher = Publisher::new(
-            context.client.clone(),
-            &namespace,
-            name,
-            context.recorder.clone(),
-            store.object_ref(&()),
-            status.clone(),
-        );
+        let publisher = Publisher::new(context.client.clone(), store, context.recorder.clone());
         let publisher = tokio::spawn(publisher.run(word.subscribe(), written)).abort_handle();
         let selector: Vec<String> = names::selector(store).iter().map(|(key, value)| format!("{key}={value}")).collect();
         let (key, replicas) = {
@@ -161,6 +150,7 @@ impl Keeper {
     /// Plans and carries out; says when to plan again.
     fn act(&mut self) -> Instant {
         let desired = self.desired.borrow().clone();
+        self.adopt_records(&desired.settings);
         let seen = Observation {
             settings: &desired.settings,
             reconciled: &desired.reconciled,
@@ -216,6 +206,22 @@ impl Keeper {
         });
         self.status = status;
         look_at
+    }
+
+    /// Takes over what another operator wrote down, as the watch has it by now.
+    fn adopt_records(&mut self, settings: &Settings) {
+        let object = ObjectRef::new(&settings.name).within(&settings.namespace);
+        let Some(guard) = self.context.stores.get(&object) else { return };
+        let store = guard
+            .0
+            .as_ref()
+            .ok()
+            .filter(|store| store.metadata.uid.as_ref() == Some(&settings.uid));
+        if let Some(stored) = store.and_then(|store| store.status.as_ref())
+            && adopt(&mut self.status, stored)
+        {
+            self.memory.learn(&self.status, Instant::now(), Timestamp::now());
+        }
     }
 
     /// Has the objects follow the shape.
@@ -303,9 +309,7 @@ impl Keeper {
             self.status.last_failover = Some(failover);
         }
         if let Some(loss) = conclusion.data_loss {
-            self.status.data_loss.push(loss);
-            let beyond = self.status.data_loss.len().saturating_sub(MAX_DATA_LOSSES);
-            self.status.data_loss.drain(..beyond);
+            remember(&mut self.status.data_loss, loss);
         }
         for note in conclusion.notes {
             self.note(note);

@@ -26,6 +26,7 @@ pub mod observe;
 pub mod plan;
 pub mod publish;
 pub mod reconcile;
+pub mod records;
 pub mod replicas;
 pub mod report;
 pub mod run;

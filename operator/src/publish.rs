@@ -1,14 +1,18 @@
 //! Writes what a keeper has to say into the API: the role of every pod, the status, events. Only differences are written,
 //! and never in the way of a failover: the keeper leaves its newest word in a channel and goes on.
+//!
+//! A status is written over the one that was read last and over no other: what another operator has written down meanwhile is
+//! read and adopted first ([`crate::records`]).
 
 use crate::names;
 use crate::observe::Asked;
 use crate::plan::Note;
+use crate::records::adopt;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource, ResourceExt};
 use quorate_crds::{ReplicatedStore, ReplicatedStoreStatus, annotations};
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
@@ -20,6 +24,8 @@ use tokio::time::Instant;
 const INTERVAL: Duration = Duration::from_millis(200);
 /// After a write that failed.
 const BACKOFF: Duration = Duration::from_secs(1);
+/// Attempts at a status that others write at the same time; then [`BACKOFF`].
+const ATTEMPTS: usize = 4;
 /// Events that wait for an API server that is away; the oldest are dropped beyond that.
 const MAX_EVENTS: usize = 64;
 
@@ -47,32 +53,33 @@ pub struct Publisher {
     name: String,
     recorder: Recorder,
     reference: ObjectReference,
+    /// The store as the API server had it when it answered last: its version, and the status then.
+    version: Option<String>,
+    stored: ReplicatedStoreStatus,
+    /// The keeper's word that was written last.
     told: Publication,
     events: VecDeque<Note>,
 }
 
 impl Publisher {
-    /// For a store whose status was `told`.
+    /// For a store as it was read.
     #[must_use]
-    pub fn new(
-        client: Client,
-        namespace: &str,
-        name: String,
-        recorder: Recorder,
-        reference: ObjectReference,
-        told: ReplicatedStoreStatus,
-    ) -> Self {
+    pub fn new(client: Client, store: &ReplicatedStore, recorder: Recorder) -> Self {
+        let namespace = store.namespace().unwrap_or_default();
+        let stored = store.status.clone().unwrap_or_default();
         Self {
-            pods: Api::namespaced(client.clone(), namespace),
-            stores: Api::namespaced(client, namespace),
-            name,
+            pods: Api::namespaced(client.clone(), &namespace),
+            stores: Api::namespaced(client, &namespace),
+            name: store.name_any(),
             recorder,
-            reference,
+            reference: store.object_ref(&()),
+            version: store.resource_version(),
             told: Publication {
                 roles: Roles::new(),
-                status: told,
+                status: stored.clone(),
                 answered: Asked::default(),
             },
+            stored,
             events: VecDeque::new(),
         }
     }
@@ -133,30 +140,49 @@ impl Publisher {
         done
     }
 
-    async fn tell(&mut self, status: ReplicatedStoreStatus) -> bool {
-        let patch = json!({"status": status});
-        match self
-            .stores
-            .patch_status(&self.name, &PatchParams::default(), &Patch::Merge(&patch))
-            .await
-        {
-            Ok(_) => {
-                self.told.status = status;
-                true
+    async fn tell(&mut self, word: ReplicatedStoreStatus) -> bool {
+        for _ in 0..ATTEMPTS {
+            let mut status = word.clone();
+            adopt(&mut status, &self.stored);
+            let metadata = json!({"uid": self.reference.uid, "resourceVersion": self.version});
+            let patch = Patch::Merge(json!({"metadata": metadata, "status": status}));
+            let written = self.stores.patch_status(&self.name, &PatchParams::default(), &patch).await;
+            let answer = match written {
+                Ok(store) => {
+                    self.notice(&store);
+                    self.told.status = word;
+                    return true;
+                }
+                // Somebody else wrote since: what is there now may hold a newer record.
+                Err(kube::Error::Api(error)) if error.code == 409 => self.stores.get(&self.name).await,
+                Err(error) => Err(error),
+            };
+            match answer {
+                Ok(store) => self.notice(&store),
+                Err(error) => {
+                    tracing::debug!(store = self.name, %error, "cannot write the status");
+                    return false;
+                }
             }
-            Err(error) => {
-                tracing::debug!(store = self.name, %error, "cannot write the status");
-                false
-            }
+        }
+        tracing::debug!(store = self.name, "others write this status at the same time");
+        false
+    }
+
+    fn notice(&mut self, store: &ReplicatedStore) {
+        // An object of the same name that is another one says nothing.
+        if store.uid() == self.reference.uid {
+            self.version = store.resource_version();
+            self.stored = store.status.clone().unwrap_or_default();
         }
     }
 
     /// Removes the annotations of requests that are answered, unless somebody asked for something else meanwhile.
     async fn take_away(&mut self, answered: &Asked) -> bool {
-        let Asked { promote, accept_data_loss } = &self.told.answered;
+        let Asked { promote, accept_data_loss } = self.told.answered.clone();
         let requests = [
-            (annotations::PROMOTE, &answered.promote, promote),
-            (annotations::ACCEPT_DATA_LOSS, &answered.accept_data_loss, accept_data_loss),
+            (annotations::PROMOTE, &answered.promote, &promote),
+            (annotations::ACCEPT_DATA_LOSS, &answered.accept_data_loss, &accept_data_loss),
         ];
         let due = requests.into_iter().filter(|(_, answered, before)| answered != before);
         let mut done = true;
@@ -165,7 +191,7 @@ impl Publisher {
             let patch = json!([{"op": "test", "path": path, "value": value}, {"op": "remove", "path": path}]);
             let patch: Patch<()> = Patch::Json(serde_json::from_value(patch).expect("a patch is plain data"));
             match self.stores.patch(&self.name, &PatchParams::default(), &patch).await {
-                Ok(_) => {}
+                Ok(store) => self.notice(&store),
                 // It is another value now, or gone.
                 Err(kube::Error::Api(error)) if error.code == 422 => {}
                 Err(error) => {

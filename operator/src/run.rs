@@ -103,7 +103,8 @@ where
 async fn lead(args: &OperatorArgs, client: Client, metrics: Metrics) -> anyhow::Result<()> {
     let namespace = args.watch_namespace.as_deref();
     let managed = watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::VALUE_MANAGED_BY));
-    let (pods, writer) = reflector::store();
+    let (pods, pods_writer) = reflector::store();
+    let (stores, stores_writer) = reflector::store();
     let (reconcile_again, again) = tokio::sync::mpsc::unbounded_channel();
     let context = Arc::new(Context {
         recorder: Recorder::new(
@@ -115,6 +116,7 @@ async fn lead(args: &OperatorArgs, client: Client, metrics: Metrics) -> anyhow::
         ),
         client: client.clone(),
         pods,
+        stores: stores.clone(),
         pods_changed: watch::Sender::new(0),
         reconcile: reconcile_again,
         metrics,
@@ -123,7 +125,7 @@ async fn lead(args: &OperatorArgs, client: Client, metrics: Metrics) -> anyhow::
     let follow_pods = {
         let context = Arc::clone(&context);
         let pods: Api<Pod> = api(&client, namespace);
-        let events = watcher(pods, managed.clone()).default_backoff().reflect(writer);
+        let events = watcher(pods, managed.clone()).default_backoff().reflect(pods_writer);
         async move {
             let mut events = std::pin::pin!(events);
             while let Some(event) = events.next().await {
@@ -136,16 +138,15 @@ async fn lead(args: &OperatorArgs, client: Client, metrics: Metrics) -> anyhow::
     };
     let reconciler = Arc::new(Reconciler::new(Arc::clone(&context)));
     // One object that this version cannot read must not stop the watch of the others.
-    let stores: Api<DeserializeGuard<ReplicatedStore>> = api(&client, namespace);
-    let (reader, writer) = reflector::store();
+    let store_api: Api<DeserializeGuard<ReplicatedStore>> = api(&client, namespace);
     // A status is no reason to reconcile: the keepers write it. Annotations are: people ask for things in them.
-    let specs = watcher(stores, watcher::Config::default())
+    let specs = watcher(store_api, watcher::Config::default())
         .default_backoff()
-        .reflect(writer)
+        .reflect(stores_writer)
         .applied_objects()
         .predicate_filter(predicates::generation.combine(predicates::annotations), PredicateConfig::default());
     let again = futures::stream::unfold(again, |mut again| async move { Some((again.recv().await?, again)) });
-    let controller = Controller::for_stream(specs, reader.clone())
+    let controller = Controller::for_stream(specs, stores.clone())
         .reconcile_on(again)
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .owns_stream(changes(api::<PartialObjectMeta<StatefulSet>>(&client, namespace), managed.clone()))
@@ -157,7 +158,7 @@ async fn lead(args: &OperatorArgs, client: Client, metrics: Metrics) -> anyhow::
             let mut interval = tokio::time::interval(SWEEP);
             loop {
                 interval.tick().await;
-                let present: HashSet<String> = reader.state().iter().filter_map(|store| store.uid()).collect();
+                let present: HashSet<String> = stores.state().iter().filter_map(|store| store.uid()).collect();
                 reconciler.retain(|uid| present.contains(uid));
             }
         }

@@ -145,13 +145,11 @@ impl Memory {
     /// Of an operator that begins to keep a store of that status.
     #[must_use]
     pub fn new(told: &ReplicatedStoreStatus, now: Instant, wall: Timestamp) -> Self {
-        let promoted: Option<Timestamp> = told.last_failover.as_ref().and_then(|failover| failover.promoted_at.parse().ok());
-        let ago = promoted.and_then(|promoted| Duration::try_from(wall.duration_since(promoted)).ok());
-        Self {
+        let mut memory = Self {
             since: now,
             retry_at: now,
             backoff: MIN_BACKOFF,
-            last_failover: ago.and_then(|ago| now.checked_sub(ago)),
+            last_failover: None,
             failure: None,
             change_retry_at: now,
             change_backoff: MIN_CHANGE_BACKOFF,
@@ -164,7 +162,17 @@ impl Memory {
             answered: Asked::default(),
             recreated: None,
             restarted: None,
-        }
+        };
+        memory.learn(told, now, wall);
+        memory
+    }
+
+    /// Takes the last failover that the status tells as known: another operator's, or one of before this operator began.
+    pub fn learn(&mut self, told: &ReplicatedStoreStatus, now: Instant, wall: Timestamp) {
+        let promoted: Option<Timestamp> = told.last_failover.as_ref().and_then(|failover| failover.promoted_at.parse().ok());
+        let ago = promoted.and_then(|promoted| Duration::try_from(wall.duration_since(promoted)).ok());
+        let moment = ago.and_then(|ago| now.checked_sub(ago));
+        self.last_failover = self.last_failover.max(moment);
     }
 
     /// With what the members promise by now.

@@ -278,6 +278,19 @@ async fn two_operators_at_once_lose_nothing_and_agree_on_the_primary() {
         scene.primary = scene.machines.ready().await;
     }
     assert_eq!(second.forbidden(), [] as [String; 0]);
+    // Each has a memory of its own, and the one that was not the faster one knows an older failover.
+    let (last, epoch) = (scene.machines.pod(scene.primary), scene.epoch().await);
+    scene.operator.kill();
+    scene.machines.kill((scene.primary + 1) % 3);
+    scene.machines.condition("Ready", "False").await;
+    scene.machines.boot((scene.primary + 1) % 3).await;
+    scene.machines.ready().await;
+    let failover = scene.machines.status().await.last_failover.unwrap();
+    assert_eq!(
+        (failover.to, failover.epoch),
+        (last, epoch),
+        "the operator that stays tells the newest one"
+    );
 }
 
 #[tokio::test]
