@@ -14,6 +14,7 @@ use crate::publish::{Publication, Publisher};
 use crate::records::{adopt, remember};
 use crate::replicas::{Replicas, belongs};
 use crate::settings::Settings;
+use crate::suspicion::Suspicions;
 use crate::view_change::{ViewChangeError, carry_out};
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
@@ -53,6 +54,7 @@ pub struct Keeper {
     /// For reconciliation.
     shape: watch::Sender<Option<Shape>>,
     memory: Memory,
+    suspicions: Suspicions,
     status: ReplicatedStoreStatus,
     word: watch::Sender<Publication>,
     notes: mpsc::UnboundedSender<Note>,
@@ -107,6 +109,7 @@ impl Keeper {
             fates: BTreeMap::new(),
             inspecting: None,
             shape,
+            suspicions: Suspicions::default(),
             status,
             word,
             notes,
@@ -151,6 +154,12 @@ impl Keeper {
     fn act(&mut self) -> Instant {
         let desired = self.desired.borrow().clone();
         self.adopt_records(&desired.settings);
+        if self.suspicions.is_open()
+            && let Some(wrongly) = self.suspicions.judge(&self.replicas.observed())
+        {
+            self.context.metrics.false_suspicions.inc();
+            self.context.metrics.false_suspicion_seconds.observe(wrongly.as_secs_f64());
+        }
         let seen = Observation {
             settings: &desired.settings,
             reconciled: &desired.reconciled,
@@ -265,10 +274,7 @@ impl Keeper {
             "starting a view change"
         );
         if change.goal == Goal::Failover {
-            self.context.metrics.suspicions.inc();
-            if let Some(silence) = change.silence {
-                self.context.metrics.detection_seconds.observe(silence.as_secs_f64());
-            }
+            self.suspect(&change, &desired.settings);
         }
         let drive = Drive {
             epoch: epoch_above(change.known.highest),
@@ -284,6 +290,18 @@ impl Keeper {
             desired.settings.clone(),
         );
         self.driving = Some((drive, tokio::spawn(task)));
+    }
+
+    /// Counts a suspicion, once for a primary that is lost.
+    fn suspect(&mut self, change: &ViewChange, settings: &Settings) {
+        let (members, metrics) = (self.replicas.observed(), &self.context.metrics);
+        let pod = change.from.as_deref().unwrap_or_default();
+        if self.suspicions.suspect(pod, &members, settings.suspect_after, Instant::now()) {
+            metrics.suspicions.inc();
+            if let Some(silence) = change.silence {
+                metrics.detection_seconds.observe(silence.as_secs_f64());
+            }
+        }
     }
 
     /// A view change ended.

@@ -31,6 +31,7 @@ pub mod replicas;
 pub mod report;
 pub mod run;
 pub mod settings;
+pub mod suspicion;
 pub mod view_change;
 pub mod watches;
 

@@ -18,8 +18,12 @@ pub struct Metrics {
     registry: Arc<Registry>,
     /// Failovers that led to a new primary.
     pub failovers: Counter,
-    /// Primaries found lost.
+    /// Primaries found lost that the operator did not hear; see [`crate::suspicion`].
     pub suspicions: Counter,
+    /// Those of them that were alive.
+    pub false_suspicions: Counter,
+    /// How long each of these was suspected.
+    pub false_suspicion_seconds: Histogram,
     /// How long a primary had been silent when it was found lost.
     pub detection_seconds: Histogram,
     /// View changes that did not come about.
@@ -45,7 +49,14 @@ impl Default for Metrics {
         let (reconciles, reconcile_errors) = (Counter::default(), Counter::default());
         let (leading, stores) = (Gauge::default(), Gauge::default());
         registry.register("failovers", "Failovers that led to a new primary", failovers.clone());
-        registry.register("suspicions", "Primaries found lost", suspicions.clone());
+        registry.register("suspicions", "Primaries that were silent and found lost", suspicions.clone());
+        let (false_suspicions, false_suspicion_seconds) = (Counter::default(), Histogram::new(exponential_buckets(0.001, 2.0, 20)));
+        registry.register("false_suspicions", "Suspected primaries that were alive", false_suspicions.clone());
+        registry.register(
+            "false_suspicion_seconds",
+            "From a suspicion until the suspected primary, alive, was heard again",
+            false_suspicion_seconds.clone(),
+        );
         registry.register(
             "detection_seconds",
             "How long a primary had been silent when it was found lost",
@@ -65,6 +76,8 @@ impl Default for Metrics {
             registry: Arc::new(registry),
             failovers,
             suspicions,
+            false_suspicions,
+            false_suspicion_seconds,
             detection_seconds,
             failed_view_changes,
             failover_seconds,

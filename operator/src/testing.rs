@@ -85,6 +85,7 @@ pub(crate) fn blank(ordinal: u32, now: Instant) -> Observed {
             acknowledged: 0,
             tails: Vec::new(),
             page_cache: false,
+            uptime_millis: 0,
         }),
     }
 }

@@ -67,6 +67,9 @@ pub struct NodeStatus {
     /// comes back as another one.
     #[serde(default)]
     pub page_cache: bool,
+    /// Milliseconds that this process has run, by its monotonic clock. 0 from nodes that do not tell.
+    #[serde(default)]
+    pub uptime_millis: u64,
 }
 
 /// Entries that were cut off a log, and kept aside.

@@ -10,7 +10,7 @@
 use crate::runtime::Shared;
 use anyhow::{Context, anyhow};
 use quorate_api::wire::{FailoverPolicy, Reply, Request};
-use quorate_api::{Configuration, EntryId, Incarnation, Member, NodeRole, NodeStatus};
+use quorate_api::{Configuration, EntryId, Epoch, Incarnation, Member, NodeRole, NodeStatus};
 use quorate_client::{Live, ask_member, drive, epoch_above};
 use quorate_protocol::Driver;
 use rand::RngExt;
@@ -32,6 +32,10 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const MIN_BACKOFF: Duration = Duration::from_millis(250);
 /// See [`MIN_BACKOFF`].
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// Between two questions to a primary that was suspected: whether it was alive.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// After so many it is left open.
+const QUESTIONS: u32 = 600;
 /// Beside the superblock: the policy that was told last. Nothing in it is a matter of safety.
 const FILE: &str = "failover-policy.json";
 
@@ -41,6 +45,12 @@ pub struct Orders {
     policy: Option<FailoverPolicy>,
     heard: Instant,
     file: PathBuf,
+    /// The primary and the epoch that this member suspected last.
+    suspected: Option<(Incarnation, Epoch)>,
+    /// Primaries that this member suspected and drove a failover of.
+    pub suspicions: u64,
+    /// Those of them that were alive.
+    pub false_suspicions: u64,
 }
 
 impl Orders {
@@ -53,7 +63,17 @@ impl Orders {
             policy,
             heard: Instant::now(),
             file,
+            suspected: None,
+            suspicions: 0,
+            false_suspicions: 0,
         }
+    }
+
+    /// Counts a suspicion, once for each primary and epoch. True if it is a new one.
+    fn suspect(&mut self, primary: Incarnation, epoch: Epoch) -> bool {
+        let new = self.suspected.replace((primary, epoch)) != Some((primary, epoch));
+        self.suspicions += u64::from(new);
+        new
     }
 
     /// An operator is there and has this policy.
@@ -189,11 +209,52 @@ async fn attempt(shared: &Rc<Shared>, policy: FailoverPolicy) -> anyhow::Result<
         .filter_map(|status| status.configuration.as_ref())
         .map(|(_, configuration): &(EntryId, Configuration)| configuration.clone())
         .collect();
+    suspect(shared, &me);
     let driver = Driver::keep(epoch_above(highest), known, None);
     tracing::warn!(epoch = %driver.epoch(), "no operator and no primary is heard: failing over");
     let done = drive(driver, &token, &live, DEADLINE).await?.changed;
     tracing::info!(primary = %done.primary.incarnation, epoch = %done.start.epoch, "failed over without an operator");
     Ok(true)
+}
+
+/// Counts the suspicion, and finds out later whether it was right: the same rule as the operator's, in docs/detection.md.
+fn suspect(shared: &Rc<Shared>, me: &NodeStatus) {
+    let (Some(view), Some((_, configuration))) = (&me.primary, &me.configuration) else {
+        return;
+    };
+    let Some(member) = configuration.member(view.incarnation).cloned() else {
+        return;
+    };
+    if shared.orders.borrow_mut().suspect(view.incarnation, view.epoch) {
+        let silence = Duration::from_millis(view.heard_millis_ago);
+        tokio::task::spawn_local(was_it_alive(Rc::clone(shared), member, Instant::now(), silence));
+    }
+}
+
+/// Asks a suspected primary until it answers.
+async fn was_it_alive(shared: Rc<Shared>, member: Member, at: Instant, silence: Duration) {
+    for _ in 0..QUESTIONS {
+        sleep(ASK_AGAIN).await;
+        let (token, live) = {
+            let node = shared.node.borrow();
+            (node.token(), node.live())
+        };
+        let addresses = live
+            .get(&member.incarnation)
+            .cloned()
+            .into_iter()
+            .chain([member.host.clone()])
+            .collect();
+        if let Ok(Ok(status)) = timeout(ANSWER, ask(member.clone(), addresses, token.to_vec())).await {
+            shared.orders.borrow_mut().false_suspicions += u64::from(was_alive(&status, at.elapsed() + silence));
+            return;
+        }
+    }
+}
+
+/// Whether the process that speaks now was heard already so long ago, and nobody told it to stop.
+fn was_alive(status: &NodeStatus, ago: Duration) -> bool {
+    Duration::from_millis(status.uptime_millis) >= ago && !status.terminating
 }
 
 async fn ask_others(configuration: &Configuration, me: Incarnation, token: &[u8], live: &Live) -> Vec<NodeStatus> {
@@ -238,7 +299,7 @@ async fn ask(member: Member, addresses: Vec<String>, token: Vec<u8>) -> anyhow::
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_api::{Epoch, PrimaryView, ReplicaId, StoreId};
+    use quorate_api::{PrimaryView, ReplicaId, StoreId};
     use uuid::Uuid;
 
     fn incarnation(n: u32) -> Incarnation {
@@ -256,6 +317,23 @@ mod tests {
 
     fn epoch(number: u64) -> Epoch {
         Epoch { number, token: 0 }
+    }
+
+    #[test]
+    fn a_suspicion_counts_once_for_a_primary_and_an_epoch_and_was_wrong_if_that_process_still_runs() {
+        let mut orders = Orders::load(Path::new("/nowhere"));
+        let suspected = [(0, 3), (0, 3), (0, 4), (1, 5)].map(|(n, number)| orders.suspect(incarnation(n), epoch(number)));
+        assert_eq!((suspected, orders.suspicions), ([true, false, true, true], 3));
+        let status = |uptime_millis, terminating| NodeStatus {
+            uptime_millis,
+            terminating,
+            ..follower(0, 0)
+        };
+        let ago = Duration::from_secs(5);
+        assert!(was_alive(&status(5000, false), ago));
+        assert!(!was_alive(&status(4999, false), ago), "another process");
+        assert!(!was_alive(&status(5000, true), ago), "it was told to stop");
+        assert!(!was_alive(&status(0, false), ago), "it does not tell");
     }
 
     /// A follower of replica 0 in epoch 3, which it heard so long ago.
@@ -290,6 +368,7 @@ mod tests {
             acknowledged: 0,
             tails: Vec::new(),
             page_cache: false,
+            uptime_millis: 0,
         }
     }
 

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -27,6 +28,7 @@ struct Snapshot {
     now_behind: u64,
     log_base: u64,
     snapshot: u64,
+    suspicions: [u64; 2],
 }
 
 type Asking = mpsc::Sender<oneshot::Sender<Snapshot>>;
@@ -46,6 +48,10 @@ pub async fn serve(shared: Rc<Shared>, listener: TcpListener) -> std::io::Result
                 clients: node.view().clients,
                 log_base: node.replica().log().base().id.index,
                 snapshot: node.snapshots.newest().map_or(0, |position| position.id.index),
+                suspicions: {
+                    let orders = shared.orders.borrow();
+                    [orders.suspicions, orders.false_suspicions]
+                },
                 status,
             };
             // The prober may have hung up.
@@ -81,6 +87,7 @@ async fn metrics(State(asking): State<Asking>) -> Result<String, StatusCode> {
         now_behind,
         log_base,
         snapshot,
+        suspicions,
     } = ask(&asking).await?;
     let mut registry = Registry::with_prefix("quorate_node");
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
@@ -126,6 +133,19 @@ async fn metrics(State(asking): State<Asking>) -> Result<String, StatusCode> {
         let gauge: Gauge = Gauge::default();
         gauge.set(number(value));
         registry.register(name, help, gauge);
+    }
+    let counters = [
+        (
+            "suspicions",
+            "Primaries that this member suspected while no operator was there",
+            suspicions[0],
+        ),
+        ("false_suspicions", "Those of them that were alive", suspicions[1]),
+    ];
+    for (name, help, value) in counters {
+        let counter: Counter = Counter::default();
+        counter.inc_by(value);
+        registry.register(name, help, counter);
     }
     let lag = Family::<Vec<(String, String)>, Gauge>::default();
     for peer in &status.peers {

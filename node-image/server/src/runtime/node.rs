@@ -704,6 +704,8 @@ impl Node {
             acknowledged: replica.acknowledged(),
             tails: self.parts.tails.told().to_vec(),
             page_cache: self.parts.stored.page_cache.is_some(),
+            // 0 would say that this node does not tell.
+            uptime_millis: now.max(1),
         }
     }
 
