@@ -1,8 +1,11 @@
 # Every task of the project by name; `make help` lists them.
 CARGO ?= cargo
 CLUSTER := e2e/cluster/cluster.sh
+EXPORTED = $(if $(EXPORT),--export $(abspath $(EXPORT)))
+# Where `make plugin` installs.
+PREFIX ?= $(HOME)/.local
 
-.PHONY: help demo test check unit e2e e2e-list sim model bench bench-quick detection manifests cluster install images down
+.PHONY: help demo test check unit e2e e2e-list sim model bench bench-quick detection plugin manifests cluster install images down
 help: ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -21,15 +24,15 @@ check: ## Format, lints, documentation, licences and advisories
 unit: ## The tests that need no cluster
 	@./e2e/test.sh unit
 
-e2e: cluster install ## Run the scenarios on a real cluster, or some of them: SCENARIO=primary-killed,node-cut REPETITIONS=3 SEED=7
+e2e: cluster install ## Run the scenarios on a real cluster, or some of them: SCENARIO=primary-killed,node-cut REPETITIONS=3 SEED=7 EXPORT=folder
 	@$(CLUSTER) e2e scenarios $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(REPETITIONS),--repetitions $(REPETITIONS)) \
-		$(if $(SEED),--seed $(SEED))
+		$(if $(SEED),--seed $(SEED)) $(EXPORTED)
 
 e2e-list: ## List the scenarios
 	@$(CLUSTER) e2e scenarios --list
 
-sim: ## Simulate a group for MINUTES (10), or replay one SEED
-	@$(CLUSTER) e2e sim $(if $(SEED),--seed $(SEED),--minutes $(or $(MINUTES),10))
+sim: ## Simulate a group for MINUTES (10), or replay one SEED; EXPORT=folder keeps what clients were told (docs/histories.md)
+	@$(CLUSTER) e2e sim $(if $(SEED),--seed $(SEED),--minutes $(or $(MINUTES),10)) $(EXPORTED)
 
 model: ## Visit every state of the model of the view change, and show that it notices rules taken away: SCENARIO=part of a name
 	@$(CLUSTER) e2e model $(if $(SCENARIO),--scenario "$(SCENARIO)")
@@ -42,6 +45,13 @@ bench-quick: ## The same in under a minute, for a first look
 
 detection: ## Measure what the failure detector trades, and draw it; report in target/detection
 	@$(CLUSTER) e2e detection
+
+plugin: ## Build kubectl-quorate and install it with its completion into PREFIX/bin (~/.local/bin)
+	$(CARGO) build --release --locked -p quorate-operator --bin kubectl-quorate
+	install -D -m 755 $(or $(CARGO_TARGET_DIR),target)/release/kubectl-quorate $(DESTDIR)$(PREFIX)/bin/kubectl-quorate
+	printf '#!/bin/sh\nexec kubectl-quorate __complete "$$@"\n' >$(DESTDIR)$(PREFIX)/bin/kubectl_complete-quorate
+	chmod 755 $(DESTDIR)$(PREFIX)/bin/kubectl_complete-quorate
+	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo "kubectl finds plugins on the PATH: add $(PREFIX)/bin to it" ;; esac
 
 manifests: ## Write the resource definitions from the code
 	$(CARGO) build -q --workspace --bin manifests && target/debug/manifests

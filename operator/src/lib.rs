@@ -10,6 +10,8 @@
 //! it pure; the keeper starts the [`view_change`] if there is one, has the primary admit learners, leaves word for the publisher
 //! ([`mod@publish`]), has the objects follow the shape of the group, and looks after [`machines`] that are gone.
 //!
+//! The [`plugin`] of kubectl is a program of its own: it reads the resource and asks by annotations.
+//!
 //! Safety is the members' part: a wrong, slow or doubled operator delays, it loses nothing.
 
 pub mod context;
@@ -24,6 +26,7 @@ pub mod names;
 pub mod objects;
 pub mod observe;
 pub mod plan;
+pub mod plugin;
 pub mod publish;
 pub mod reconcile;
 pub mod records;

@@ -19,4 +19,5 @@ mod machines;
 mod membership;
 mod objects;
 mod operator;
+mod plugin;
 mod process;
