@@ -9,6 +9,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
 use quorate_crds::{ReplicatedStore, ReplicatedStoreStatus};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
@@ -58,6 +59,8 @@ pub struct Lab {
     pub namespace: String,
     /// Name of the store.
     pub store: String,
+    /// Histories are written here, if anywhere.
+    pub export: Option<PathBuf>,
     runtime: Runtime,
     client: Client,
 }
@@ -90,6 +93,7 @@ impl Lab {
             cluster,
             namespace: namespace.to_owned(),
             store: name.to_owned(),
+            export: None,
             runtime,
             client,
         })
@@ -274,6 +278,7 @@ impl Lab {
         Ok(Place {
             network: Some(self.cluster.client_network()),
             nodes: self.pods()?.iter().map(StorePod::client).collect(),
+            export: self.export.clone(),
         })
     }
 

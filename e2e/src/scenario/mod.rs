@@ -17,6 +17,7 @@ use crate::lab::Lab;
 use crate::report::{Report, ScenarioReport, Verdict, folder};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// What one repetition found.
@@ -110,6 +111,9 @@ pub struct Args {
     /// Seed of the first repetition. Default: drawn and printed.
     #[arg(long)]
     seed: Option<u64>,
+    /// Write what clients were told into files of this folder; docs/histories.md has the format.
+    #[arg(long, value_name = "FOLDER")]
+    export: Option<PathBuf>,
     /// List the scenarios.
     #[arg(long)]
     list: bool,
@@ -124,6 +128,7 @@ pub fn run(args: Args) -> Result<()> {
         scenario: names,
         repetitions,
         seed,
+        export,
         list,
     } = args;
     let scenarios = all();
@@ -136,7 +141,8 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(unknown) = names.iter().find(|name| !scenarios.iter().any(|scenario| scenario.name == **name)) {
         bail!("there is no scenario {unknown:?}: `make e2e-list` lists them");
     }
-    let lab = Lab::new("lab")?;
+    let mut lab = Lab::new("lab")?;
+    lab.export = export;
     operator::sweep(&lab)?;
     // Pods of an earlier run have an earlier image, and keep it until somebody deletes them.
     lab.remove()?;

@@ -105,6 +105,9 @@ impl World {
         let Some((command, called)) = client.busy.take() else { return };
         client.turn += 1;
         let (key, turn) = (command.key, client.turn);
+        if let Some(told) = &mut self.ledger.told {
+            told.note(number, command, called, self.now, outcome);
+        }
         let did = match (command.kind, outcome) {
             (_, Outcome::Refused) | (Kind::Read, Outcome::Unknown) => None,
             (Kind::Read, Outcome::Ok(seen)) => Some(Did::Saw(seen)),

@@ -3,7 +3,9 @@
 use super::host::Process;
 use super::linearize::{Did, Operation};
 use super::mutants::{Mutant, Slip};
+use super::told::Told;
 use super::world::{MILLI, Violation, World};
+use crate::histories::Line;
 use quorate_api::{Configuration, Consistency};
 use quorate_protocol_mutants::mutation;
 
@@ -20,6 +22,8 @@ pub struct History {
     pub trace: u64,
     /// How much happened.
     pub activity: Activity,
+    /// What clients were told, if [`Options::told`] asked for it; nothing where no order was promised.
+    pub told: Vec<Line>,
 }
 
 /// Counts that tell whether a simulation does enough.
@@ -97,6 +101,8 @@ pub struct Options {
     pub clients_only: bool,
     /// Say everything that happens.
     pub verbose: bool,
+    /// Keep what clients were told, for checkers of others.
+    pub told: bool,
 }
 
 impl Default for Options {
@@ -107,6 +113,7 @@ impl Default for Options {
             mutant: None,
             clients_only: false,
             verbose: false,
+            told: false,
         }
     }
 }
@@ -131,12 +138,14 @@ pub fn run(seed: u64, options: &Options) -> History {
 fn run_with(seed: u64, slip: Option<Slip>, options: &Options) -> History {
     let mut world = World::new(seed, slip, options.long, options.clients_only, options.verbose);
     world.say(|| format!("{:#?}", world.profile));
+    world.ledger.told = options.told.then(Told::default);
     world.run_until(150 * MILLI, |_| false);
     world.faults = !options.long;
     world.run_until((150 + options.length_millis) * MILLI, |_| false);
     if world.violation.is_none() {
         world.settle();
     }
+    let told = world.ledger.told.take();
     let ledger = &world.ledger;
     // What an eventual configuration answers is not linearizable, and does not say so.
     let eventual = |c: &Configuration| c.quorum().consistency == Consistency::Eventual;
@@ -148,6 +157,7 @@ fn run_with(seed: u64, slip: Option<Slip>, options: &Options) -> History {
         micros: world.now,
         events: world.events,
         trace: world.trace,
+        told: told.filter(|_| judged).map_or_else(Vec::new, Told::into_lines),
         activity: Activity {
             epochs: ledger.served,
             operations: ledger.answered,
@@ -256,6 +266,14 @@ impl World {
                 self.violate("what a failover cuts off is kept aside", || format!("{forgotten:?}"));
                 return;
             }
+        }
+        if let Some(told) = &mut self.ledger.told {
+            told.end(
+                self.clients.len(),
+                registers.iter().map(|(value, _)| *value),
+                self.now + 1,
+                self.now + 2,
+            );
         }
         for (key, (value, _)) in registers.into_iter().enumerate() {
             self.ledger.histories[key].push(Operation {

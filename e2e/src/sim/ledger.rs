@@ -4,6 +4,7 @@
 use super::disk::{KEYS, decode};
 use super::host::Host;
 use super::linearize::{Operation, Verdict, check};
+use super::told::Told;
 use super::world::{Violation, World};
 use quorate_api::wire::{Append, AppendAck};
 use quorate_api::{Entry, EntryId, Epoch, FenceAnswer, Incarnation, NodeRole, Position};
@@ -28,6 +29,8 @@ pub(crate) struct Ledger {
     /// The same of an eventual configuration, told before they were committed.
     pub(crate) unsettled: Vec<(u64, usize, u64)>,
     pub(crate) histories: [Vec<Operation>; KEYS],
+    /// The same for checkers of others, if somebody wants it.
+    pub(crate) told: Option<Told>,
     /// No operation begins any more.
     pub(crate) closed: bool,
     // How much happened, to know that the simulation does enough.

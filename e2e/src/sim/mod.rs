@@ -16,6 +16,7 @@ pub mod linearize;
 pub mod mutants;
 pub(crate) mod network;
 mod report;
+pub(crate) mod told;
 pub(crate) mod transfer;
 pub(crate) mod world;
 

@@ -1,7 +1,8 @@
 //! `quorate-e2e sim`: many histories on all cores, the mutants, and what came of it.
 
-use super::history::{self, Activity, LENGTH_MILLIS, LONG_MILLIS, Options};
+use super::history::{self, Activity, History, LENGTH_MILLIS, LONG_MILLIS, Options};
 use super::mutants::{self, Death, Mutant};
+use crate::histories;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
@@ -50,6 +51,9 @@ pub struct Args {
     /// Say everything that happens.
     #[arg(long)]
     trace: bool,
+    /// Write what clients were told in each history into a file of this folder; docs/histories.md has the format.
+    #[arg(long, value_name = "FOLDER")]
+    export: Option<PathBuf>,
     /// Where the report goes.
     #[arg(long, default_value = "target/sim/report.json")]
     report: PathBuf,
@@ -109,6 +113,7 @@ impl Args {
             mutant,
             clients_only: self.clients_only,
             verbose: self.trace,
+            told: self.export.is_some(),
         }
     }
 }
@@ -160,7 +165,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
         std::process::exit(1);
     }));
-    simulate(args, first, replay, &totals);
+    let unwritten = simulate(args, first, replay, &totals);
     let _ = std::panic::take_hook();
     let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mutants = if replay || args.no_mutants { Vec::new() } else { hunt_all(args)? };
@@ -188,6 +193,9 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(seed) = totals.violations.first() {
         bail!("a history broke a rule. {}", replay_line(*seed, length));
     }
+    if unwritten > 0 {
+        bail!("{unwritten} histories were not exported");
+    }
     if !alive.is_empty() {
         bail!("no check noticed that these rules were taken away: {alive}");
     }
@@ -206,7 +214,8 @@ fn replay_line(seed: u64, length_millis: u64) -> String {
     }
 }
 
-fn simulate(args: &Args, first: u64, replay: bool, totals: &Mutex<Totals>) {
+/// Gives how many histories could not be exported.
+fn simulate(args: &Args, first: u64, replay: bool, totals: &Mutex<Totals>) -> u64 {
     let (histories, deadline) = match (args.histories, args.minutes) {
         (Some(histories), _) => (histories, None),
         (None, Some(minutes)) => (u64::MAX, Some(Instant::now() + Duration::from_secs_f64(minutes * 60.0))),
@@ -221,6 +230,7 @@ fn simulate(args: &Args, first: u64, replay: bool, totals: &Mutex<Totals>) {
     println!("simulating from seed {first} on {threads} threads");
     let next = AtomicU64::new(0);
     let begun = Instant::now();
+    let unwritten = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -234,6 +244,13 @@ fn simulate(args: &Args, first: u64, replay: bool, totals: &Mutex<Totals>) {
                     SEED.set(seed);
                     let options = args.options(None, seed);
                     let history = history::run(seed, &options);
+                    if let Some(folder) = &args.export
+                        && !history.told.is_empty()
+                        && let Err(error) = export(folder, seed, &history)
+                    {
+                        eprintln!("seed {seed} is not exported: {error:#}");
+                        unwritten.fetch_add(1, Ordering::Relaxed);
+                    }
                     let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
                     totals.histories += 1;
                     totals.micros += history.micros;
@@ -262,6 +279,12 @@ fn simulate(args: &Args, first: u64, replay: bool, totals: &Mutex<Totals>) {
             });
         }
     });
+    unwritten.into_inner()
+}
+
+fn export(folder: &Path, seed: u64, history: &History) -> Result<()> {
+    let name = format!("simulation-{seed}");
+    histories::write(folder, &name, "simulation", seed, serde_json::json!(0), &history.told).map(drop)
 }
 
 fn progress(totals: &Totals, begun: Instant) {

@@ -4,7 +4,8 @@ use crate::sim::linearize::{Did, Operation, Verdict, check};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::path::PathBuf;
+use std::time::{Instant, SystemTime};
 
 /// The value of a register that nobody wrote: no client writes it.
 const NOTHING: u64 = 0;
@@ -69,6 +70,9 @@ pub struct History {
     pub writes: Vec<Write>,
     /// The registers.
     pub registers: Vec<RegisterOp>,
+    /// The file that it was written into, and microsecond 0.
+    #[serde(skip)]
+    pub exported: Option<(PathBuf, Instant)>,
 }
 
 impl History {
@@ -80,6 +84,7 @@ impl History {
             nodes,
             writes: Vec::new(),
             registers: Vec::new(),
+            exported: None,
         }
     }
 

@@ -13,6 +13,7 @@ pub mod history;
 mod verify;
 
 use crate::cluster::enter_network;
+use crate::histories;
 use anyhow::{Context, Result};
 use client::{Client, Failure, Reply};
 use history::{History, Outcome, RegisterOp, Write};
@@ -47,6 +48,8 @@ pub struct Place {
     pub network: Option<PathBuf>,
     /// Nodes of the store.
     pub nodes: Vec<SocketAddr>,
+    /// What clients were told is written into a file of this folder; docs/histories.md has the format.
+    pub export: Option<PathBuf>,
 }
 
 /// A workload under way.
@@ -55,6 +58,7 @@ pub struct Workload {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
     begun: Instant,
+    export: Option<(PathBuf, String, u64)>,
     thread: Option<JoinHandle<Result<History>>>,
 }
 
@@ -94,6 +98,7 @@ impl Workload {
     pub fn start(place: Place, tag: &str, seed: u64) -> Result<Self> {
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let begun = Instant::now();
+        let export = place.export.clone().map(|folder| (folder, tag.to_owned(), seed));
         let thread = std::thread::Builder::new().name("workload".into()).spawn({
             let (stop, acknowledged, tag) = (Arc::clone(&stop), Arc::clone(&acknowledged), tag.to_owned());
             move || {
@@ -111,6 +116,7 @@ impl Workload {
             stop,
             acknowledged,
             begun,
+            export,
             thread: Some(thread),
         })
     }
@@ -150,9 +156,16 @@ impl Workload {
     pub fn finish(mut self) -> Result<History> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("a workload is finished once")?;
-        thread
+        let mut history = thread
             .join()
-            .map_err(|panic| anyhow::anyhow!("the workload's thread panicked: {panic:?}"))?
+            .map_err(|panic| anyhow::anyhow!("the workload's thread panicked: {panic:?}"))??;
+        if let Some((folder, tag, seed)) = self.export.take() {
+            let lines = histories::of_workload(&history);
+            let name = format!("end-to-end-{tag}");
+            let path = histories::write(&folder, &name, "end-to-end", seed, serde_json::Value::Null, &lines)?;
+            history.exported = Some((path, self.begun));
+        }
+        Ok(history)
     }
 }
 
@@ -168,12 +181,19 @@ impl Drop for Workload {
 /// If the store does not answer within `patience`.
 pub fn lost(place: &Place, history: &History, patience: Duration) -> Result<Vec<String>> {
     let (place, keys) = (place.clone(), history.acknowledged_keys());
+    let asked = Instant::now();
     let thread = std::thread::Builder::new()
         .name("verify".into())
         .spawn(move || runtime(&place)?.block_on(async { verify::lost(&place.nodes, &keys, patience).await }))?;
-    thread
+    let lost = thread
         .join()
-        .map_err(|panic| anyhow::anyhow!("the verifying thread panicked: {panic:?}"))?
+        .map_err(|panic| anyhow::anyhow!("the verifying thread panicked: {panic:?}"))??;
+    if let Some((path, begun)) = &history.exported {
+        let at = |moment: Instant| micros(moment.duration_since(*begun));
+        let reads = histories::read_back(history, &lost, at(asked), at(Instant::now()));
+        histories::append(path, &reads)?;
+    }
+    Ok(lost)
 }
 
 fn runtime(place: &Place) -> Result<tokio::runtime::Runtime> {
