@@ -1,10 +1,12 @@
 //! What the failure detector trades: the time to find a dead primary against the pauses that it takes for a death.
 //!
-//! Real nodes, the operator's real streams to them and its real judgement ([`judge`]), for several values of
+//! Two ways. In [`virtual_time`], the real judgement of a modelled group, for days, under given distributions of delays and
+//! stalls: the curves of docs/detection.md. And for real, so that the model can be believed: real nodes, the operator's real streams to them and its real judgement ([`judge`]), for several values of
 //! `suspectAfterMillis` at once: they see the same heartbeats. The primary's process is stopped and continued after pauses
 //! of many lengths, and stopped for good. Nobody fails over: what is measured is the suspicion alone.
 
 mod plot;
+pub mod virtual_time;
 
 use crate::bench::measure::median;
 use crate::local::build::{Profile, node_binary};
@@ -22,9 +24,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
+use virtual_time::{Cell, NETWORKS, Network};
 
 /// The values of `suspectAfterMillis` that are compared.
 const SUSPECT_AFTER: [u64; 5] = [250, 500, 1000, 2000, 4000];
+/// The same in the model, where more cost nothing.
+const MODEL_SUSPECT_AFTER: [u64; 8] = [250, 350, 500, 700, 1000, 1500, 2500, 4000];
 /// Pauses, in milliseconds, after which the primary goes on.
 const PAUSES: [u64; 12] = [100, 200, 300, 450, 600, 800, 1100, 1500, 2200, 3000, 4300, 5500];
 /// The heartbeat, in milliseconds: half of the smallest value.
@@ -42,6 +47,18 @@ pub struct Args {
     /// How often each pause, and the death, is repeated.
     #[arg(long, default_value_t = 10)]
     repetitions: u32,
+    /// The model in virtual time only: no nodes, and no matter how busy this machine is.
+    #[arg(long)]
+    virtual_only: bool,
+    /// Hours that each setting lives through in each network of the model.
+    #[arg(long, default_value_t = 48.0)]
+    hours: f64,
+    /// Deaths that each setting has to find in each network of the model.
+    #[arg(long, default_value_t = 500)]
+    deaths: u32,
+    /// Of the model.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// The store node; without it, one is built in release mode.
     #[arg(long)]
     node_binary: Option<PathBuf>,
@@ -67,20 +84,71 @@ pub struct Setting {
 /// # Errors
 /// If a node fails, or a death is not found.
 pub fn run(args: &Args) -> Result<()> {
+    fs::create_dir_all(&args.out)?;
+    model(args)?;
+    if args.virtual_only {
+        return Ok(());
+    }
     let binary = match &args.node_binary {
         Some(binary) => binary.clone(),
         None => node_binary(Profile::Release)?,
     };
-    fs::create_dir_all(&args.out)?;
     let cluster = LocalCluster::start(LocalClusterOptions::three(binary, args.out.clone()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let settings = runtime.block_on(measure(&cluster, args.repetitions))?;
     fs::write(args.out.join("report.json"), serde_json::to_vec_pretty(&settings)?)?;
-    let plot = args.out.join("failure-detection.svg");
+    let plot = args.out.join("failure-detection-real.svg");
     plot::draw(&settings, &plot)?;
     println!("{}", table(&settings));
     println!("written: {}", plot.display());
     Ok(())
+}
+
+/// The networks in virtual time, on all cores.
+fn model(args: &Args) -> Result<()> {
+    let cells = |network: &Network| -> Vec<Cell> {
+        std::thread::scope(|scope| {
+            let each = MODEL_SUSPECT_AFTER
+                .map(|millis| scope.spawn(move || virtual_time::run(network, millis, args.seed, args.deaths, args.hours)));
+            each.map(|cell| cell.join().expect("the model does not panic")).into()
+        })
+    };
+    let networks: Vec<(Network, Vec<Cell>)> = NETWORKS.iter().map(|network| (*network, cells(network))).collect();
+    fs::write(args.out.join("model.json"), serde_json::to_vec_pretty(&networks)?)?;
+    let plot = args.out.join("failure-detection.svg");
+    plot::draw_model(&networks, &plot)?;
+    println!("{}", model_table(&networks));
+    println!("written: {}", plot.display());
+    Ok(())
+}
+
+fn model_table(networks: &[(Network, Vec<Cell>)]) -> String {
+    let mut text = "| network | suspectAfterMillis | a death is found after: median, 99 % | false suspicions a day | of these over within 1 s |\n|---|---:|---:|---:|---:|\n".to_owned();
+    for (network, cells) in networks {
+        for cell in cells {
+            let short = cell.mistakes_millis.iter().filter(|millis| **millis < 1000.0).count();
+            let share = if cell.mistakes_millis.is_empty() {
+                "-".to_owned()
+            } else {
+                format!("{} %", short * 100 / cell.mistakes_millis.len())
+            };
+            text.push_str(&format!(
+                "| {} | {} | {:.0} ms, {:.0} ms | {:.1} | {share} |\n",
+                network.name,
+                cell.suspect_after_millis,
+                quantile(&cell.detection_millis, 0.5),
+                quantile(&cell.detection_millis, 0.99),
+                cell.mistakes_per_day(),
+            ));
+        }
+    }
+    text
+}
+
+/// Of values that are sorted. NaN without any.
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let place = (sorted.len() as f64 * share) as usize;
+    sorted.get(place.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
 }
 
 /// The operator's view of the nodes.
