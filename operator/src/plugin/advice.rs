@@ -27,6 +27,8 @@ pub(super) fn unblocks(reason: &str) -> Option<&'static str> {
         reasons::SCALING_UP => "pods that run: see `kubectl get pods`",
         reasons::CATCHING_UP | reasons::MOVING_PRIMARY | reasons::COMMITTING => "nothing to do",
         reasons::SCALING_DOWN => "nothing to do; a member that did not hear of the change yet has to run",
+        reasons::RESTARTING => "nothing to do, unless the message names a replica that is not well",
+        reasons::MANUAL_UPDATE => "delete the pods that are out of date, replicas first; or set spec.update.mode to Automatic",
         reasons::EVEN_REPLICAS => "one replica more or less",
         reasons::SINGLE_REPLICA => "spec.replicasPerShard: 3",
         _ => return None,
