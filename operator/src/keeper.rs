@@ -1,26 +1,26 @@
-//! The keeper of a store: gathers what its nodes say, asks the planner, and carries out. One task for each store, so that a
-//! sick store delays no other, and nothing here waits for the API server: what is to be written goes to the publisher, view
-//! changes run in tasks of their own.
+//! The keeper of a store: gathers what its nodes say, lets its [`Steward`] ask the planner, and carries out. One task for each
+//! store, so that a sick store delays no other, and nothing here waits for the API server: what is to be written goes to the
+//! publisher, view changes run in tasks of their own.
 //!
-//! The way of a failover: news of a broken stream or a changed status ([`crate::replicas`]) -> [`plan`] -> [`carry_out`] in
-//! a task -> [`conclude`] -> roles, status and events to the publisher.
+//! The way of a failover: news of a broken stream or a changed status ([`crate::replicas`]) -> [`crate::plan`] -> [`carry_out`]
+//! in a task -> [`crate::plan::conclude`] -> roles, status and events to the publisher.
 
 use crate::context::Context;
 use crate::machines::{inspect, recreate, restart};
 use crate::names;
 use crate::observe::{Asked, Fate};
-use crate::plan::{Drive, Goal, Memory, Note, Observation, Plan, Reconciled, Recreate, Shape, ViewChange, conclude, plan};
-use crate::publish::{Publication, Publisher};
-use crate::records::{adopt, remember};
+use crate::outbox::Publication;
+use crate::plan::{Goal, Note, Reconciled, Recreate, Shape, ViewChange};
+use crate::publish::Publisher;
 use crate::replicas::{Replicas, belongs};
 use crate::settings::Settings;
+use crate::steward::{Errands, Steward, Wanted};
 use crate::suspicion::Suspicions;
 use crate::view_change::{ViewChangeError, carry_out};
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use quorate_client::{Driven, epoch_above};
-use quorate_crds::{ReplicatedStore, ReplicatedStoreStatus};
-use std::collections::BTreeMap;
+use quorate_crds::ReplicatedStore;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{mpsc, watch};
@@ -43,19 +43,15 @@ pub struct Desired {
 pub struct Keeper {
     context: Arc<Context>,
     key: String,
-    selector: String,
     desired: watch::Receiver<Desired>,
     replicas: Replicas,
-    driving: Option<(Drive, JoinHandle<Result<Driven, ViewChangeError>>)>,
-    /// What became of pods that do not answer, by their UID.
-    fates: BTreeMap<String, Fate>,
-    /// Finds it out, one pod at a time.
-    inspecting: Option<(String, JoinHandle<Fate>)>,
+    steward: Steward,
+    driving: Option<JoinHandle<Result<Driven, ViewChangeError>>>,
+    /// Finds out what became of a pod, by its UID.
+    inspecting: Option<JoinHandle<(String, Fate)>>,
     /// For reconciliation.
     shape: watch::Sender<Option<Shape>>,
-    memory: Memory,
     suspicions: Suspicions,
-    status: ReplicatedStoreStatus,
     word: watch::Sender<Publication>,
     notes: mpsc::UnboundedSender<Note>,
     publisher: AbortHandle,
@@ -64,10 +60,10 @@ pub struct Keeper {
 impl Drop for Keeper {
     fn drop(&mut self) {
         self.publisher.abort();
-        if let Some((_, task)) = &self.driving {
+        if let Some(task) = &self.driving {
             task.abort();
         }
-        if let Some((_, task)) = &self.inspecting {
+        if let Some(task) = &self.inspecting {
             task.abort();
         }
     }
@@ -83,14 +79,11 @@ impl Keeper {
         shape: watch::Sender<Option<Shape>>,
     ) -> Self {
         let status = store.status.clone().unwrap_or_default();
-        let word = watch::Sender::new(Publication {
-            status: status.clone(),
-            ..Publication::default()
-        });
+        let steward = Steward::new(status.clone(), names::selector_text(store), Instant::now(), Timestamp::now());
+        let word = watch::Sender::new(steward.word().clone());
         let (notes, written) = mpsc::unbounded_channel();
         let publisher = Publisher::new(context.client.clone(), store, context.recorder.clone());
         let publisher = tokio::spawn(publisher.run(word.subscribe(), written)).abort_handle();
-        let selector: Vec<String> = names::selector(store).iter().map(|(key, value)| format!("{key}={value}")).collect();
         let (key, replicas) = {
             let Desired { settings, token, .. } = &*desired.borrow();
             (
@@ -99,18 +92,15 @@ impl Keeper {
             )
         };
         Self {
-            memory: Memory::new(&status, Instant::now(), Timestamp::now()),
-            selector: selector.join(","),
             context,
             key,
             desired,
             replicas,
+            steward,
             driving: None,
-            fates: BTreeMap::new(),
             inspecting: None,
             shape,
             suspicions: Suspicions::default(),
-            status,
             word,
             notes,
             publisher,
@@ -124,9 +114,9 @@ impl Keeper {
         loop {
             let look_at = self.act();
             tokio::select! {
-                () = self.replicas.hear() => {}
-                (drive, outcome) = finished(&mut self.driving) => self.conclude(&drive, &outcome),
-                (uid, fate) = finished(&mut self.inspecting) => drop(self.fates.insert(uid, fate)),
+                news = self.replicas.news() => self.replicas.hear(&mut self.steward.roster, news),
+                outcome = finished(&mut self.driving) => self.conclude(&outcome),
+                (uid, fate) = finished(&mut self.inspecting) => self.steward.found(uid, fate),
                 changed = pods_changed.changed() => {
                     if changed.is_err() {
                         return;
@@ -147,7 +137,7 @@ impl Keeper {
         let settings = self.desired.borrow().settings.clone();
         let pods = self.context.pods.state();
         let ours = pods.into_iter().filter(|pod| belongs(pod, &settings.namespace, &settings.uid, 0));
-        self.replicas.follow(ours, settings.suspect_after);
+        self.replicas.follow(&mut self.steward.roster, ours, settings.suspect_after);
     }
 
     /// Plans and carries out; says when to plan again.
@@ -155,65 +145,57 @@ impl Keeper {
         let desired = self.desired.borrow().clone();
         self.adopt_records(&desired.settings);
         if self.suspicions.is_open()
-            && let Some(wrongly) = self.suspicions.judge(&self.replicas.observed())
+            && let Some(wrongly) = self.suspicions.judge(&self.steward.roster.observed())
         {
             self.context.metrics.false_suspicions.inc();
             self.context.metrics.false_suspicion_seconds.observe(wrongly.as_secs_f64());
         }
-        let seen = Observation {
-            settings: &desired.settings,
-            reconciled: &desired.reconciled,
-            selector: &self.selector,
-            members: &self.replicas.observed(),
-            asked: &desired.asked,
-            fates: &self.fates,
-            driving: self.driving.as_ref().map(|(drive, _)| drive),
-            told: &self.status,
-            now: Instant::now(),
-            wall: Timestamp::now(),
+        let Desired {
+            settings,
+            reconciled,
+            asked,
+            token: _,
+        } = &desired;
+        let wanted = Wanted {
+            settings,
+            reconciled,
+            asked,
         };
-        let Plan {
-            start,
+        let Errands {
+            heartbeat,
             admission,
             shape,
+            overtake,
+            start,
             inspect,
             recreate,
             restart: outdated,
-            answered,
-            phase: _,
-            roles,
-            status,
             notes,
-            heartbeat,
+            publish,
             look_at,
-            memory,
-        } = plan(&seen, &self.memory);
-        self.memory = memory;
-        self.replicas.listen(heartbeat, desired.settings.policy());
+        } = self.steward.act(wanted, Instant::now(), Timestamp::now());
+        self.replicas.listen(heartbeat, settings.policy());
         self.replicas.admit(admission);
-        self.shape(shape, &desired.settings);
+        if shape.is_some() {
+            self.reshape(shape, settings);
+        }
+        if overtake && let Some(task) = self.driving.take() {
+            task.abort();
+            self.conclude(&Err(ViewChangeError::Overtaken));
+        }
         if let Some(change) = start {
-            self.overtake();
             self.start(change, &desired);
         }
-        self.tend_machines(inspect.into_iter().next(), recreate, &desired.settings);
+        self.tend_machines(inspect, recreate, settings);
         if let Some(outdated) = outdated {
-            tokio::spawn(restart(self.context.client.clone(), desired.settings.namespace.clone(), outdated));
+            tokio::spawn(restart(self.context.client.clone(), settings.namespace.clone(), outdated));
         }
         for note in notes {
             self.note(note);
         }
-        self.word.send_if_modified(|word| {
-            let publication = Publication {
-                roles: roles.unwrap_or_else(|| word.roles.clone()),
-                status: status.clone(),
-                answered,
-            };
-            let differs = *word != publication;
-            *word = publication;
-            differs
-        });
-        self.status = status;
+        if publish {
+            self.word.send_replace(self.steward.word().clone());
+        }
         look_at
     }
 
@@ -226,43 +208,27 @@ impl Keeper {
             .as_ref()
             .ok()
             .filter(|store| store.metadata.uid.as_ref() == Some(&settings.uid));
-        if let Some(stored) = store.and_then(|store| store.status.as_ref())
-            && adopt(&mut self.status, stored)
-        {
-            self.memory.learn(&self.status, Instant::now(), Timestamp::now());
+        if let Some(stored) = store.and_then(|store| store.status.as_ref()) {
+            self.steward.adopt(stored, Instant::now(), Timestamp::now());
         }
     }
 
     /// Has the objects follow the shape.
-    fn shape(&mut self, shape: Option<Shape>, settings: &Settings) {
-        let Some(Shape { replicas, .. }) = shape else { return };
-        if self.shape.send_if_modified(|known| std::mem::replace(known, shape) != shape) {
-            let object = ObjectRef::new(&settings.name).within(&settings.namespace);
-            // Nobody listens once the operator ends.
-            let _ = self.context.reconcile.send(object);
-        }
-        self.replicas.forget_beyond(replicas);
+    fn reshape(&self, shape: Option<Shape>, settings: &Settings) {
+        self.shape.send_replace(shape);
+        let object = ObjectRef::new(&settings.name).within(&settings.namespace);
+        // Nobody listens once the operator ends.
+        let _ = self.context.reconcile.send(object);
     }
 
-    fn tend_machines(&mut self, suspect: Option<String>, lost: Option<Recreate>, settings: &Settings) {
-        if let (Some(pod), None) = (suspect, &self.inspecting) {
-            let known = self.replicas.observed().into_iter().find(|member| member.pod == pod);
-            self.inspecting = known.map(|member| {
-                let task = inspect(self.context.client.clone(), settings.namespace.clone(), pod);
-                (member.uid, tokio::spawn(task))
-            });
+    fn tend_machines(&mut self, suspect: Option<(String, String)>, lost: Option<Recreate>, settings: &Settings) {
+        let (client, namespace) = (&self.context.client, &settings.namespace);
+        if let Some((pod, uid)) = suspect {
+            let task = inspect(client.clone(), namespace.clone(), pod);
+            self.inspecting = Some(tokio::spawn(async move { (uid, task.await) }));
         }
         if let Some(lost) = lost {
-            self.fates.remove(&lost.uid);
-            tokio::spawn(recreate(self.context.client.clone(), settings.namespace.clone(), lost));
-        }
-    }
-
-    /// A failover is to begin: what is under way is given up.
-    fn overtake(&mut self) {
-        if let Some((drive, task)) = self.driving.take() {
-            task.abort();
-            self.conclude(&drive, &Err(ViewChangeError::Overtaken));
+            tokio::spawn(recreate(client.clone(), namespace.clone(), lost));
         }
     }
 
@@ -276,25 +242,21 @@ impl Keeper {
         if change.goal == Goal::Failover {
             self.suspect(&change, &desired.settings);
         }
-        let drive = Drive {
-            epoch: epoch_above(change.known.highest),
-            begun: Instant::now(),
-            detected: Timestamp::now(),
-            change: change.clone(),
-        };
+        let epoch = epoch_above(change.known.highest);
+        self.steward.begin(change.clone(), epoch, Instant::now(), Timestamp::now());
         let task = carry_out(
             change,
-            drive.epoch,
+            epoch,
             Arc::clone(&desired.token),
             self.context.client.clone(),
             desired.settings.clone(),
         );
-        self.driving = Some((drive, tokio::spawn(task)));
+        self.driving = Some(tokio::spawn(task));
     }
 
     /// Counts a suspicion, once for a primary that is lost.
     fn suspect(&mut self, change: &ViewChange, settings: &Settings) {
-        let (members, metrics) = (self.replicas.observed(), &self.context.metrics);
+        let (members, metrics) = (self.steward.roster.observed(), &self.context.metrics);
         let pod = change.from.as_deref().unwrap_or_default();
         if self.suspicions.suspect(pod, &members, settings.suspect_after, Instant::now()) {
             metrics.suspicions.inc();
@@ -305,31 +267,20 @@ impl Keeper {
     }
 
     /// A view change ended.
-    fn conclude(&mut self, drive: &Drive, outcome: &Result<Driven, ViewChangeError>) {
-        let conclusion = conclude(&self.memory, drive, outcome, &self.replicas.observed(), Instant::now());
-        self.memory = conclusion.memory;
-        match outcome {
-            Ok(driven) => {
-                let changed = &driven.changed;
-                self.replicas.believe(changed.primary.incarnation, changed.start.epoch);
-            }
-            Err(error) => {
-                tracing::warn!(store = self.key, %error, "the view change did not come about");
-                self.context.metrics.failed_view_changes.inc();
-            }
+    fn conclude(&mut self, outcome: &Result<Driven, ViewChangeError>) {
+        if let Err(error) = outcome {
+            tracing::warn!(store = self.key, %error, "the view change did not come about");
+            self.context.metrics.failed_view_changes.inc();
         }
-        if let Some(failover) = conclusion.failover {
+        let (failover, notes) = self.steward.conclude(outcome, Instant::now());
+        if let Some(failover) = failover {
             self.context.metrics.failovers.inc();
             self.context
                 .metrics
                 .failover_seconds
                 .observe(failover.duration_millis as f64 / 1000.0);
-            self.status.last_failover = Some(failover);
         }
-        if let Some(loss) = conclusion.data_loss {
-            remember(&mut self.status.data_loss, loss);
-        }
-        for note in conclusion.notes {
+        for note in notes {
             self.note(note);
         }
     }
@@ -342,12 +293,12 @@ impl Keeper {
 }
 
 /// Waits for what is under way; for ever if there is nothing.
-async fn finished<K, T>(under_way: &mut Option<(K, JoinHandle<T>)>) -> (K, T) {
+async fn finished<T>(under_way: &mut Option<JoinHandle<T>>) -> T {
     let outcome = match under_way {
-        Some((_, task)) => task.await,
+        Some(task) => task.await,
         None => std::future::pending().await,
     };
-    let (what, _) = under_way.take().expect("there was one");
+    *under_way = None;
     // A task that panicked is a bug that must not be taken for an answer.
-    (what, outcome.expect("these tasks do not panic"))
+    outcome.expect("these tasks do not panic")
 }

@@ -5,10 +5,11 @@
 //! Objects: a watch tells of a change, [`mod@reconcile`] checks the spec ([`settings`], pure), builds what it wants
 //! ([`objects`], pure) and applies it.
 //!
-//! View changes: a [`link`] breaks or a node's status changes ([`replicas`] keeps what is known as [`observe`] has it); the
-//! [`keeper`] of the store asks [`mod@plan`], which judges ([`detect`]), decides and words the status ([`mod@report`]), all of
-//! it pure; the keeper starts the [`view_change`] if there is one, has the primary admit learners, leaves word for the publisher
-//! ([`mod@publish`]), has the objects follow the shape of the group, and looks after [`machines`] that are gone.
+//! View changes: a [`link`] breaks or a node's status changes ([`replicas`] hears it, the [`roster`] keeps what is known as
+//! [`observe`] has it); the [`keeper`] of the store has its [`steward`] ask [`mod@plan`], which judges ([`detect`]), decides and
+//! words the status ([`mod@report`]), all of it pure; the keeper starts the [`view_change`] if there is one, has the primary admit
+//! learners, leaves word for the publisher ([`mod@publish`], which writes what the [`outbox`] says is new), has the objects
+//! follow the shape of the group, and looks after [`machines`] that are gone.
 //!
 //! The [`plugin`] of kubectl is a program of its own: it reads the resource and asks by annotations.
 //!
@@ -25,6 +26,7 @@ pub mod metrics;
 pub mod names;
 pub mod objects;
 pub mod observe;
+pub mod outbox;
 pub mod plan;
 pub mod plugin;
 pub mod publish;
@@ -32,8 +34,10 @@ pub mod reconcile;
 pub mod records;
 pub mod replicas;
 pub mod report;
+pub mod roster;
 pub mod run;
 pub mod settings;
+pub mod steward;
 pub mod suspicion;
 pub mod view_change;
 pub mod watches;

@@ -36,20 +36,43 @@ async fn look(client: &Client, namespace: &str, name: &str) -> kube::Result<(Mac
     };
     let claim = claims.get_opt(&names::claim(name)).await?;
     let uid = claim.as_ref().and_then(ResourceExt::uid);
-    let phase = claim.as_ref().and_then(|claim| claim.status.as_ref()?.phase.clone());
-    if phase.as_deref() == Some("Lost") {
-        return Ok((Machine::Gone, uid));
-    }
-    let runs_on = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-    let bound_to = claim.as_ref().and_then(|claim| claim.annotations().get(SELECTED_NODE).cloned());
-    let Some(machine) = runs_on.or(bound_to) else {
-        return Ok((Machine::Standing, uid));
+    let machine = match place(&pod, claim.as_ref()) {
+        Place::Lost => Machine::Gone,
+        Place::Nowhere => Machine::Standing,
+        Place::On(machine) => {
+            let nodes: Api<Node> = Api::all(client.clone());
+            nodes.get_opt(&machine).await?.map_or(Machine::Gone, |node| state(&node))
+        }
     };
-    let nodes: Api<Node> = Api::all(client.clone());
-    Ok((nodes.get_opt(&machine).await?.map_or(Machine::Gone, |node| state(&node)), uid))
+    Ok((machine, uid))
 }
 
-fn state(node: &Node) -> Machine {
+/// Where a pod is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Its volume is lost.
+    Lost,
+    /// On no machine yet.
+    Nowhere,
+    /// On that machine, or bound to it by its volume.
+    On(String),
+}
+
+/// Reads it from the pod and its claim.
+#[must_use]
+pub fn place(pod: &Pod, claim: Option<&PersistentVolumeClaim>) -> Place {
+    let phase = claim.and_then(|claim| claim.status.as_ref()?.phase.as_deref());
+    if phase == Some("Lost") {
+        return Place::Lost;
+    }
+    let runs_on = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+    let bound_to = claim.and_then(|claim| claim.annotations().get(SELECTED_NODE).cloned());
+    runs_on.or(bound_to).map_or(Place::Nowhere, Place::On)
+}
+
+/// How a machine is that the cluster has.
+#[must_use]
+pub fn state(node: &Node) -> Machine {
     let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
     if taints.into_iter().any(|taint| taint.key == OUT_OF_SERVICE) {
         return Machine::OutOfService;

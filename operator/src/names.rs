@@ -58,6 +58,13 @@ pub fn selector(store: &ReplicatedStore) -> BTreeMap<String, String> {
         .into()
 }
 
+/// [`selector`] as text.
+#[must_use]
+pub fn selector_text(store: &ReplicatedStore) -> String {
+    let each = selector(store).into_iter().map(|(key, value)| format!("{key}={value}"));
+    each.collect::<Vec<_>>().join(",")
+}
+
 /// The StatefulSet of a shard.
 #[must_use]
 pub fn stateful_set(store: &str, shard: u32) -> String {

@@ -3,11 +3,12 @@
 //! Pure: what is built depends on the store, on its [`Layout`], and on nothing else in the cluster.
 
 use crate::names;
+use crate::plan::Shape;
 use crate::settings::Settings;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::Resource;
+use kube::{Resource, ResourceExt};
 use quorate_crds::{Durability, ReplicatedStore};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -60,6 +61,62 @@ impl Layout {
             default_image,
         }
     }
+
+    /// Of a store with that StatefulSet, or none, whose keeper wants that shape.
+    #[must_use]
+    pub fn following(settings: &Settings, default_image: String, shape: Option<Shape>, present: Option<&StatefulSet>) -> Self {
+        let mut layout = Self::new(settings, default_image);
+        let pods = present.map(pods_of);
+        match shape {
+            Some(Shape { replicas, max_unavailable }) => {
+                (layout.replicas, layout.max_unavailable) = (replicas, max_unavailable);
+            }
+            // The keeper does not know enough yet: nothing is taken away from what is there.
+            None if pods.is_some() => {
+                layout.replicas = layout.replicas.max(pods.unwrap_or_default());
+                layout.max_unavailable = None;
+            }
+            None => {}
+        }
+        if let Some(id) = present.and_then(store_id_of) {
+            layout.store_id = id;
+        }
+        layout
+    }
+}
+
+/// The image of the nodes where the spec names none: the one of the release that made the store. A new operator restarts
+/// nothing, unless the spec says that the store goes with it.
+#[must_use]
+pub fn default_image(store: &ReplicatedStore, present: Option<&StatefulSet>, released: &str) -> String {
+    let pinned = present.filter(|_| !store.spec.update.follow_operator);
+    let pinned = pinned.and_then(|set| set.annotations().get(names::ANNOTATION_DEFAULT_IMAGE).cloned());
+    pinned.unwrap_or_else(|| released.to_owned())
+}
+
+/// What the template of a StatefulSet asks for, in one word.
+#[must_use]
+pub fn revision_of(set: &StatefulSet) -> Option<String> {
+    let template = set.spec.as_ref()?.template.metadata.as_ref()?;
+    template.annotations.as_ref()?.get(names::ANNOTATION_REVISION).cloned()
+}
+
+/// The pods that a StatefulSet is to have.
+#[must_use]
+pub fn pods_of(set: &StatefulSet) -> u32 {
+    let replicas = set.spec.as_ref().and_then(|spec| spec.replicas);
+    u32::try_from(replicas.unwrap_or(1)).unwrap_or_default()
+}
+
+/// The identity that the volumes of a StatefulSet belong to. One that was made when it was the UID of the store keeps it.
+fn store_id_of(set: &StatefulSet) -> Option<String> {
+    let pod = set.spec.as_ref()?.template.spec.as_ref()?;
+    let variables = pod.containers.iter().flat_map(|container| container.env.iter().flatten());
+    variables
+        .into_iter()
+        .find(|variable| variable.name == names::ENV_STORE_ID)?
+        .value
+        .clone()
 }
 
 fn image<'a>(store: &'a ReplicatedStore, layout: &'a Layout) -> &'a str {

@@ -5,6 +5,7 @@ use crate::names;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use quorate_api::{Configuration, EntryId, Incarnation, NodeStatus, Quorum};
+use quorate_crds::{ReplicatedStore, annotations};
 use std::time::{Duration, Instant};
 
 /// What Kubernetes says of a pod. Slow, and one input of three: a stream that is fresh knows better.
@@ -55,6 +56,18 @@ pub struct Asked {
     pub promote: Option<String>,
     /// The shard and the epoch in which to go on although writes may be lost.
     pub accept_data_loss: Option<String>,
+}
+
+impl Asked {
+    /// Reads the annotations.
+    #[must_use]
+    pub fn of(store: &ReplicatedStore) -> Self {
+        let asked = |annotation| store.annotations().get(annotation).cloned();
+        Self {
+            promote: asked(annotations::PROMOTE),
+            accept_data_loss: asked(annotations::ACCEPT_DATA_LOSS),
+        }
+    }
 }
 
 /// What became of the machine of a pod that does not answer.

@@ -1,11 +1,11 @@
-//! Writes what a keeper has to say into the API: the role of every pod, the status, events. Only differences are written,
-//! and never in the way of a failover: the keeper leaves its newest word in a channel and goes on.
+//! Writes what a keeper has to say into the API: the role of every pod, the status, events. Only differences are written
+//! ([`Outbox`] knows them), and never in the way of a failover: the keeper leaves its newest word in a channel and goes on.
 //!
 //! A status is written over the one that was read last and over no other: what another operator has written down meanwhile is
 //! read and adopted first ([`crate::records`]).
 
 use crate::names;
-use crate::observe::Asked;
+use crate::outbox::{Outbox, Publication, Write};
 use crate::plan::Note;
 use crate::records::adopt;
 use futures::future::join_all;
@@ -13,35 +13,13 @@ use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Api, Client, Resource, ResourceExt};
-use quorate_crds::{ReplicatedStore, ReplicatedStoreStatus, annotations};
+use quorate_crds::{ReplicatedStore, ReplicatedStoreStatus};
 use serde_json::json;
-use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::time::Instant;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 
-/// Between two writes of the status: what changes in between is written once. Roles are written at once.
-const INTERVAL: Duration = Duration::from_millis(200);
-/// After a write that failed.
-const BACKOFF: Duration = Duration::from_secs(1);
-/// Attempts at a status that others write at the same time; then [`BACKOFF`].
+/// Attempts at a status that others write at the same time; then the outbox waits.
 const ATTEMPTS: usize = 4;
-/// Events that wait for an API server that is away; the oldest are dropped beyond that.
-const MAX_EVENTS: usize = 64;
-
-/// `primary` or `replica` for every pod that has an address, by name, with its UID.
-pub type Roles = BTreeMap<String, (String, &'static str)>;
-
-/// A keeper's word.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Publication {
-    /// The roles; the labels follow them.
-    pub roles: Roles,
-    /// The status.
-    pub status: ReplicatedStoreStatus,
-    /// What a person asked for and was answered: these annotations are removed.
-    pub answered: Asked,
-}
 
 /// Publishes one store.
 pub struct Publisher {
@@ -56,9 +34,7 @@ pub struct Publisher {
     /// The store as the API server had it when it answered last: its version, and the status then.
     version: Option<String>,
     stored: ReplicatedStoreStatus,
-    /// The keeper's word that was written last.
-    told: Publication,
-    events: VecDeque<Note>,
+    outbox: Outbox,
 }
 
 impl Publisher {
@@ -74,99 +50,121 @@ impl Publisher {
             recorder,
             reference: store.object_ref(&()),
             version: store.resource_version(),
-            told: Publication {
-                roles: Roles::new(),
-                status: stored.clone(),
-                answered: Asked::default(),
-            },
+            outbox: Outbox::new(stored.clone(), Instant::now()),
             stored,
-            events: VecDeque::new(),
         }
     }
 
     /// Publishes until the keeper is gone.
     pub async fn run(mut self, mut word: watch::Receiver<Publication>, mut notes: mpsc::UnboundedReceiver<Note>) {
-        let mut next_status = Instant::now();
-        let mut retry: Option<Instant> = None;
         loop {
-            let now = Instant::now();
             let publication = word.borrow_and_update().clone();
-            if retry.is_none_or(|retry| now >= retry) {
-                let mut done = self.label(&publication.roles).await;
-                if publication.status != self.told.status && now >= next_status {
-                    done &= self.tell(publication.status.clone()).await;
-                    next_status = Instant::now() + INTERVAL;
-                }
-                done &= self.write_events().await;
-                done &= self.take_away(&publication.answered).await;
-                retry = (!done).then(|| Instant::now() + BACKOFF);
+            let due = self.outbox.due(&publication, Instant::now());
+            if !due.is_empty() {
+                let failed = self.write_all(due).await;
+                self.outbox.round_ends(failed, Instant::now());
             }
-            let waits = (publication.status != self.told.status).then_some(next_status);
+            let wakes_at = self.outbox.wakes_at(&publication);
             tokio::select! {
                 changed = word.changed() => if changed.is_err() { return },
-                Some(note) = notes.recv() => {
-                    self.events.push_back(note);
-                    while self.events.len() > MAX_EVENTS {
-                        self.events.pop_front();
+                Some(note) = notes.recv() => self.outbox.push(note),
+                () = until(wakes_at) => {}
+            }
+        }
+    }
+
+    /// True if something was not written.
+    async fn write_all(&mut self, due: Vec<Write>) -> bool {
+        let (labels, others): (Vec<_>, Vec<_>) = due.into_iter().partition(|write| matches!(write, Write::Label { .. }));
+        let written = join_all(labels.iter().map(|label| self.label(label))).await;
+        let mut failed = false;
+        for (label, written) in labels.into_iter().zip(written) {
+            failed |= !self.settle(label, written);
+        }
+        let mut held = false;
+        for write in others {
+            let event = matches!(write, Write::Event(_));
+            if event && held {
+                continue;
+            }
+            let written = self.write(&write).await;
+            let done = self.settle(write, written);
+            (failed, held) = (failed || !done, held || (event && !done));
+        }
+        failed
+    }
+
+    fn settle(&mut self, write: Write, written: kube::Result<()>) -> bool {
+        match written {
+            Ok(()) => {
+                self.outbox.done(write);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(store = self.name, %error, ?write, "cannot write");
+                false
+            }
+        }
+    }
+
+    async fn label(&self, write: &Write) -> kube::Result<()> {
+        let Write::Label { pod, uid, role } = write else { return Ok(()) };
+        // The UID makes the API server refuse the label for another pod of that name.
+        let patch = json!({"metadata": {"uid": uid, "labels": {names::LABEL_ROLE: role}}});
+        let params = PatchParams::default();
+        self.pods.patch_metadata(pod, &params, &Patch::Merge(&patch)).await.map(drop)
+    }
+
+    async fn write(&mut self, write: &Write) -> kube::Result<()> {
+        match write {
+            Write::Label { .. } => self.label(write).await,
+            Write::Status(status) => self.tell(status).await,
+            Write::Event(Note { warning, reason, text }) => {
+                let event = Event {
+                    type_: if *warning { EventType::Warning } else { EventType::Normal },
+                    reason: (*reason).to_owned(),
+                    note: Some(text.clone()),
+                    action: "Keep".to_owned(),
+                    secondary: None,
+                };
+                self.recorder.publish(&event, &self.reference).await
+            }
+            Write::Remove { annotation, value } => {
+                let path = format!("/metadata/annotations/{}", annotation.replace('~', "~0").replace('/', "~1"));
+                let patch = json!([{"op": "test", "path": path, "value": value}, {"op": "remove", "path": path}]);
+                let patch: Patch<()> = Patch::Json(serde_json::from_value(patch).expect("a patch is plain data"));
+                match self.stores.patch(&self.name, &PatchParams::default(), &patch).await {
+                    Ok(store) => {
+                        self.notice(&store);
+                        Ok(())
                     }
+                    // It is another value now, or gone.
+                    Err(kube::Error::Api(error)) if error.code == 422 => Ok(()),
+                    Err(error) => Err(error),
                 }
-                () = until(retry.or(waits)) => {}
             }
         }
     }
 
-    async fn label(&mut self, roles: &Roles) -> bool {
-        self.told.roles.retain(|pod, _| roles.contains_key(pod));
-        let different = roles.iter().filter(|(pod, role)| self.told.roles.get(*pod) != Some(*role));
-        let pods = &self.pods;
-        let writes = different.map(|(pod, (uid, role))| async move {
-            // The UID makes the API server refuse the label for another pod of that name.
-            let patch = json!({"metadata": {"uid": uid, "labels": {names::LABEL_ROLE: role}}});
-            let written = pods.patch_metadata(pod, &PatchParams::default(), &Patch::Merge(&patch)).await;
-            (pod.clone(), (uid.clone(), *role), written)
-        });
-        let mut done = true;
-        for (pod, role, written) in join_all(writes).await {
-            match written {
-                Ok(_) => {
-                    self.told.roles.insert(pod, role);
-                }
-                Err(error) => {
-                    tracing::debug!(pod, %error, "cannot label a pod");
-                    done = false;
-                }
-            }
-        }
-        done
-    }
-
-    async fn tell(&mut self, word: ReplicatedStoreStatus) -> bool {
-        for _ in 0..ATTEMPTS {
+    async fn tell(&mut self, word: &ReplicatedStoreStatus) -> kube::Result<()> {
+        for attempt in 1.. {
             let mut status = word.clone();
             adopt(&mut status, &self.stored);
             let metadata = json!({"uid": self.reference.uid, "resourceVersion": self.version});
             let patch = Patch::Merge(json!({"metadata": metadata, "status": status}));
             let written = self.stores.patch_status(&self.name, &PatchParams::default(), &patch).await;
-            let answer = match written {
+            let store = match written {
                 Ok(store) => {
                     self.notice(&store);
-                    self.told.status = word;
-                    return true;
+                    return Ok(());
                 }
                 // Somebody else wrote since: what is there now may hold a newer record.
-                Err(kube::Error::Api(error)) if error.code == 409 => self.stores.get(&self.name).await,
-                Err(error) => Err(error),
+                Err(kube::Error::Api(error)) if error.code == 409 && attempt < ATTEMPTS => self.stores.get(&self.name).await?,
+                Err(error) => return Err(error),
             };
-            match answer {
-                Ok(store) => self.notice(&store),
-                Err(error) => {
-                    tracing::debug!(store = self.name, %error, "cannot write the status");
-                    return false;
-                }
-            }
+            self.notice(&store);
         }
-        tracing::debug!(store = self.name, "others write this status at the same time");
-        false
+        Ok(())
     }
 
     fn notice(&mut self, store: &ReplicatedStore) {
@@ -176,58 +174,11 @@ impl Publisher {
             self.stored = store.status.clone().unwrap_or_default();
         }
     }
-
-    /// Removes the annotations of requests that are answered, unless somebody asked for something else meanwhile.
-    async fn take_away(&mut self, answered: &Asked) -> bool {
-        let Asked { promote, accept_data_loss } = self.told.answered.clone();
-        let requests = [
-            (annotations::PROMOTE, &answered.promote, &promote),
-            (annotations::ACCEPT_DATA_LOSS, &answered.accept_data_loss, &accept_data_loss),
-        ];
-        let due = requests.into_iter().filter(|(_, answered, before)| answered != before);
-        let mut done = true;
-        for (annotation, value) in due.filter_map(|(annotation, answered, _)| Some((annotation, answered.as_ref()?))) {
-            let path = format!("/metadata/annotations/{}", annotation.replace('~', "~0").replace('/', "~1"));
-            let patch = json!([{"op": "test", "path": path, "value": value}, {"op": "remove", "path": path}]);
-            let patch: Patch<()> = Patch::Json(serde_json::from_value(patch).expect("a patch is plain data"));
-            match self.stores.patch(&self.name, &PatchParams::default(), &patch).await {
-                Ok(store) => self.notice(&store),
-                // It is another value now, or gone.
-                Err(kube::Error::Api(error)) if error.code == 422 => {}
-                Err(error) => {
-                    tracing::debug!(store = self.name, annotation, %error, "cannot remove an annotation");
-                    done = false;
-                }
-            }
-        }
-        if done {
-            self.told.answered = answered.clone();
-        }
-        done
-    }
-
-    async fn write_events(&mut self) -> bool {
-        while let Some(Note { warning, reason, text }) = self.events.front() {
-            let event = Event {
-                type_: if *warning { EventType::Warning } else { EventType::Normal },
-                reason: (*reason).to_owned(),
-                note: Some(text.clone()),
-                action: "Keep".to_owned(),
-                secondary: None,
-            };
-            if let Err(error) = self.recorder.publish(&event, &self.reference).await {
-                tracing::debug!(store = self.name, %error, "cannot write an event");
-                return false;
-            }
-            self.events.pop_front();
-        }
-        true
-    }
 }
 
 async fn until(moment: Option<Instant>) {
     match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
         None => std::future::pending().await,
     }
 }

@@ -4,7 +4,7 @@
 use crate::context::Context;
 use crate::keeper::{Desired, Keeper};
 use crate::names;
-use crate::objects::{Layout, Objects, build, revision};
+use crate::objects::{Layout, Objects, build, default_image, pods_of, revision, revision_of};
 use crate::observe::Asked;
 use crate::plan::{Outcome, Reconciled, Shape};
 use crate::settings::Settings;
@@ -14,7 +14,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::controller::Action;
 use kube::{Api, Client, Resource, ResourceExt};
-use quorate_crds::{ReplicatedStore, annotations};
+use quorate_crds::ReplicatedStore;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -83,23 +83,11 @@ impl Reconciler {
         let mut keepers = self.keepers.lock().expect("no holder of this lock panics");
         let known = keepers.get(&settings.uid).filter(|keeper| !keeper.desired.is_closed());
         let before = known.map(|keeper| keeper.desired.borrow().reconciled.clone());
-        let scale = before.as_ref().and_then(|before| before.scale);
-        let revision = before.as_ref().and_then(|before| before.revision.clone());
-        let same = before.filter(|before| before.generation == settings.generation);
-        let asked = |annotation| store.annotations().get(annotation).cloned();
         let desired = Desired {
-            reconciled: Reconciled {
-                generation: settings.generation,
-                outcome: outcome.or(same.map(|same| same.outcome)).unwrap_or(Outcome::Begun),
-                scale,
-                revision,
-            },
+            reconciled: Reconciled::after(before, settings.generation, outcome),
             settings: settings.clone(),
             token: Arc::clone(token),
-            asked: Asked {
-                promote: asked(annotations::PROMOTE),
-                accept_data_loss: asked(annotations::ACCEPT_DATA_LOSS),
-            },
+            asked: Asked::of(store),
         };
         if let Some(keeper) = known {
             keeper.desired.send_replace(desired);
@@ -115,26 +103,12 @@ impl Reconciler {
     /// The layout of the objects that are to be applied now. Before any is, the keeper knows how many pods are left at
     /// least: it must not count on one that is about to go.
     fn lay_out(&self, store: &ReplicatedStore, settings: &Settings, present: Option<&StatefulSet>) -> Layout {
-        let mut layout = Layout::new(settings, default_image(store, present, &self.context.node_image));
         let keepers = self.keepers.lock().expect("no holder of this lock panics");
         let keeper = keepers.get(&settings.uid);
-        let pods = present.map(pods_of);
-        match keeper.and_then(|keeper| *keeper.shape.borrow()) {
-            Some(Shape { replicas, max_unavailable }) => {
-                (layout.replicas, layout.max_unavailable) = (replicas, max_unavailable);
-            }
-            // The keeper does not know enough yet: nothing is taken away from what is there.
-            None if pods.is_some() => {
-                layout.replicas = layout.replicas.max(pods.unwrap_or_default());
-                layout.max_unavailable = None;
-            }
-            None => {}
-        }
-        if let Some(id) = present.and_then(store_id_of) {
-            layout.store_id = id;
-        }
+        let image = default_image(store, present, &self.context.node_image);
+        let layout = Layout::following(settings, image, keeper.and_then(|keeper| *keeper.shape.borrow()), present);
         if let Some(keeper) = keeper {
-            let left = pods.unwrap_or_default().min(layout.replicas);
+            let left = present.map(pods_of).unwrap_or_default().min(layout.replicas);
             keeper.desired.send_modify(|desired| desired.reconciled.scale = Some(left));
         }
         layout
@@ -226,35 +200,6 @@ async fn apply_all(store: &ReplicatedStore, settings: &Settings, reconciler: &Re
     apply(&context.client, settings, build(store, settings, &layout)).await?;
     reconciler.tell_set(settings, layout.replicas, Some(revision(store, settings, &layout)));
     Ok(())
-}
-
-/// The image of the nodes where the spec names none: the one of the release that made the store. A new operator restarts
-/// nothing, unless the spec says that the store goes with it.
-fn default_image(store: &ReplicatedStore, present: Option<&StatefulSet>, released: &str) -> String {
-    let pinned = present.filter(|_| !store.spec.update.follow_operator);
-    let pinned = pinned.and_then(|set| set.annotations().get(names::ANNOTATION_DEFAULT_IMAGE).cloned());
-    pinned.unwrap_or_else(|| released.to_owned())
-}
-
-fn revision_of(set: &StatefulSet) -> Option<String> {
-    let template = set.spec.as_ref()?.template.metadata.as_ref()?;
-    template.annotations.as_ref()?.get(names::ANNOTATION_REVISION).cloned()
-}
-
-fn pods_of(set: &StatefulSet) -> u32 {
-    let replicas = set.spec.as_ref().and_then(|spec| spec.replicas);
-    u32::try_from(replicas.unwrap_or(1)).unwrap_or_default()
-}
-
-/// The identity that the volumes of a StatefulSet belong to. One that was made when it was the UID of the store keeps it.
-fn store_id_of(set: &StatefulSet) -> Option<String> {
-    let pod = set.spec.as_ref()?.template.spec.as_ref()?;
-    let variables = pod.containers.iter().flat_map(|container| container.env.iter().flatten());
-    variables
-        .into_iter()
-        .find(|variable| variable.name == names::ENV_STORE_ID)?
-        .value
-        .clone()
 }
 
 /// What to do after an error.

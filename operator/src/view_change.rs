@@ -13,14 +13,14 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use quorate_api::{Configuration, Epoch};
 use quorate_client::{DriveError, Driven, Live, drive};
-use quorate_crds::ReplicatedStore;
+use quorate_crds::{ReplicatedStore, ReplicatedStoreStatus};
 use quorate_protocol::Driver;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A drive that takes longer is given up; the next one knows more.
-const DEADLINE: Duration = Duration::from_secs(5);
+pub const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why a view change did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +88,16 @@ pub async fn carry_out(
     client: Client,
     settings: Settings,
 ) -> Result<Driven, ViewChangeError> {
+    if let Goal::Bootstrap(target) = &change.goal {
+        write_down(client, &settings, target).await?;
+    }
+    let live = change.known.live.clone();
+    Ok(drive(driver(change, epoch), &token, &live, DEADLINE).await?)
+}
+
+/// The driver of a view change that was planned, under `epoch`.
+#[must_use]
+pub fn driver(change: ViewChange, epoch: Epoch) -> Driver {
     let ViewChange {
         goal,
         reason: _,
@@ -98,17 +108,38 @@ pub async fn carry_out(
         silence: _,
         known,
     } = change;
-    let driver = match goal {
-        Goal::Bootstrap(target) => {
-            write_down(client, &settings, &target).await?;
-            Driver::bootstrap(epoch, target)
-        }
+    match goal {
+        Goal::Bootstrap(target) => Driver::bootstrap(epoch, target),
         Goal::Failover => Driver::keep(epoch, known.configurations, avoid).leaving_out(leave_out),
         Goal::Switchover(to) => Driver::keep(epoch, known.configurations, avoid).preferring(Some(to)),
         Goal::Change(target) => Driver::change(epoch, known.configurations, target).preferring(stay),
         Goal::Recover(survivors) => Driver::recover(epoch, known.configurations, survivors),
-    };
-    Ok(drive(driver, &token, &known.live, DEADLINE).await?)
+    }
+}
+
+/// What is written down before a store is bootstrapped over these volumes.
+#[must_use]
+pub fn bootstrap_mark(target: &Configuration) -> String {
+    let mut members: Vec<_> = target.members().iter().collect();
+    members.sort_by_key(|member| member.ordinal);
+    let incarnations: Vec<String> = members.iter().map(|member| member.incarnation.to_string()).collect();
+    incarnations.join(",")
+}
+
+/// Whether a store may be bootstrapped over the volumes of a mark, by what is `written` already and by its status. Ok(true)
+/// if the mark has to be written first.
+///
+/// # Errors
+/// [`ViewChangeError::DataLost`] if it was bootstrapped before, over other volumes.
+pub fn must_write_down(written: Option<&String>, status: Option<&ReplicatedStoreStatus>, mark: &String) -> Result<bool, ViewChangeError> {
+    if written == Some(mark) {
+        return Ok(false);
+    }
+    let served = status.is_some_and(|status| status.shards.iter().any(|shard| shard.epoch > 0));
+    match written.is_some() || served {
+        true => Err(ViewChangeError::DataLost),
+        false => Ok(true),
+    }
 }
 
 /// Writes down over which volumes the store is bootstrapped, before it is: a group that comes back blank and is another
@@ -119,24 +150,17 @@ async fn write_down(client: Client, settings: &Settings, target: &Configuration)
     let stores: Api<ReplicatedStore> = Api::namespaced(client, namespace);
     let set_name = names::stateful_set(name, 0);
     let set = sets.get(&set_name).await?;
-    let mut members: Vec<_> = target.members().iter().collect();
-    members.sort_by_key(|member| member.ordinal);
-    let incarnations: Vec<String> = members.iter().map(|member| member.incarnation.to_string()).collect();
-    let wanted = incarnations.join(",");
+    let mark = bootstrap_mark(target);
     let annotations = set.metadata.annotations.unwrap_or_default();
-    let written = annotations.get(names::ANNOTATION_BOOTSTRAP);
-    if written == Some(&wanted) {
+    let status = stores.get(name).await?.status;
+    if !must_write_down(annotations.get(names::ANNOTATION_BOOTSTRAP), status.as_ref(), &mark)? {
         return Ok(());
-    }
-    let status = stores.get(name).await?.status.unwrap_or_default();
-    if written.is_some() || status.shards.iter().any(|shard| shard.epoch > 0) {
-        return Err(ViewChangeError::DataLost);
     }
     // The resource version makes this a compare-and-swap: of two operators, one writes.
     let patch = json!({
         "metadata": {
             "resourceVersion": set.metadata.resource_version,
-            "annotations": {names::ANNOTATION_BOOTSTRAP: wanted},
+            "annotations": {names::ANNOTATION_BOOTSTRAP: mark},
         },
     });
     sets.patch(&set_name, &PatchParams::default(), &Patch::Merge(&patch)).await?;

@@ -5,6 +5,7 @@
 //! the node, in the simulation and in the model. No clock, socket, file or random number is read here.
 
 pub mod driver;
+pub mod election;
 pub mod event;
 pub mod hard_state;
 pub mod log_view;

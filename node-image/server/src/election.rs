@@ -5,14 +5,16 @@
 //! the others first, and does nothing while one of them serves, or while fewer than a fence quorum, itself included, have
 //! lost the primary: one whose own links are cut disturbs nobody · one that the others know to be no member drives nothing.
 //!
-//! Nothing here is needed for safety, and it replaces no member and changes no configuration: that is the operator's work.
+//! The rule itself is [`quorate_protocol::election`]. Nothing here is needed for safety, and it replaces no member and changes
+//! no configuration: that is the operator's work.
 
 use crate::runtime::Shared;
 use anyhow::{Context, anyhow};
 use quorate_api::wire::{FailoverPolicy, Reply, Request};
-use quorate_api::{Configuration, EntryId, Epoch, Incarnation, Member, NodeRole, NodeStatus};
+use quorate_api::{Configuration, EntryId, Epoch, Incarnation, Member, NodeStatus};
 use quorate_client::{Live, ask_member, drive, epoch_above};
 use quorate_protocol::Driver;
+use quorate_protocol::election::{Poll, is_alone, poll, rank};
 use rand::RngExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -100,59 +102,6 @@ impl Orders {
     }
 }
 
-/// What came of asking the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Poll {
-    /// Enough have lost the primary: a view change takes an epoch above this number.
-    Lost(u64),
-    /// Somebody serves or is about to, or too few have lost it, or this replica is no member any more.
-    Wait,
-}
-
-/// Whether a replica of that status has no primary that it hears. One that serves, or is about to, has.
-fn has_lost(status: &NodeStatus, suspect_after_millis: u64) -> bool {
-    let hears = |view: &quorate_api::PrimaryView| view.connected && view.heard_millis_ago < suspect_after_millis;
-    match status.role {
-        NodeRole::Primary | NodeRole::Activating => false,
-        NodeRole::Follower | NodeRole::Learner | NodeRole::Blank => !status.primary.as_ref().is_some_and(hears),
-    }
-}
-
-/// Judges what this replica and the others that answered say, by this one's configuration.
-fn poll(me: &NodeStatus, others: &[NodeStatus], suspect_after_millis: u64) -> Poll {
-    let Some((start, configuration)) = &me.configuration else {
-        return Poll::Wait;
-    };
-    let later = |status: &&NodeStatus| status.configuration.as_ref().is_some_and(|(theirs, _)| theirs > start);
-    let dropped = others
-        .iter()
-        .filter(later)
-        .filter_map(|status| status.configuration.as_ref())
-        .any(|(_, configuration)| !configuration.contains(me.id.incarnation));
-    let served = others
-        .iter()
-        .any(|status| matches!(status.role, NodeRole::Primary | NodeRole::Activating) && status.promised >= me.promised);
-    if dropped || served || me.damaged || !configuration.contains(me.id.incarnation) {
-        return Poll::Wait;
-    }
-    let votes = std::iter::once(me)
-        .chain(others)
-        .filter(|status| configuration.contains(status.id.incarnation) && has_lost(status, suspect_after_millis))
-        .count();
-    if votes < configuration.quorum().fence() as usize {
-        return Poll::Wait;
-    }
-    let highest = std::iter::once(me).chain(others).map(|status| status.promised.number).max();
-    Poll::Lost(highest.unwrap_or_default())
-}
-
-/// How many members come before this one.
-fn rank(configuration: &Configuration, me: Incarnation) -> u32 {
-    let Some(mine) = configuration.member(me) else { return 0 };
-    let before = configuration.members().iter().filter(|other| other.ordinal < mine.ordinal);
-    u32::try_from(before.count()).unwrap_or(0)
-}
-
 /// Watches the primary for ever, and stands in for an operator that is away.
 pub async fn run(shared: Rc<Shared>) {
     let mut backoff = MIN_BACKOFF;
@@ -181,8 +130,7 @@ pub async fn run(shared: Rc<Shared>) {
 fn alone(shared: &Rc<Shared>) -> Option<(FailoverPolicy, NodeStatus)> {
     let policy = shared.orders.borrow().left_alone()?;
     let status = shared.node.borrow().node_status();
-    let follows = status.role == NodeRole::Follower && !status.terminating;
-    (follows && has_lost(&status, policy.suspect_after_millis)).then_some((policy, status))
+    is_alone(&status, policy.suspect_after_millis).then_some((policy, status))
 }
 
 /// Asks the others and drives; false if there was no reason to.
@@ -299,131 +247,49 @@ async fn ask(member: Member, addresses: Vec<String>, token: Vec<u8>) -> anyhow::
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_api::{PrimaryView, ReplicaId, StoreId};
+    use quorate_api::{NodeRole, ReplicaId, StoreId};
     use uuid::Uuid;
 
     fn incarnation(n: u32) -> Incarnation {
         Incarnation(Uuid::from_u128(u128::from(n) + 1))
     }
 
-    fn configuration(members: &[u32]) -> Configuration {
-        let member = |&n: &u32| Member {
-            incarnation: incarnation(n),
-            ordinal: n,
-            host: format!("n{n}"),
-        };
-        Configuration::new(members.iter().map(member).collect(), 2, 2).unwrap()
-    }
-
-    fn epoch(number: u64) -> Epoch {
-        Epoch { number, token: 0 }
-    }
-
     #[test]
     fn a_suspicion_counts_once_for_a_primary_and_an_epoch_and_was_wrong_if_that_process_still_runs() {
+        let epoch = |number| Epoch { number, token: 0 };
         let mut orders = Orders::load(Path::new("/nowhere"));
         let suspected = [(0, 3), (0, 3), (0, 4), (1, 5)].map(|(n, number)| orders.suspect(incarnation(n), epoch(number)));
         assert_eq!((suspected, orders.suspicions), ([true, false, true, true], 3));
         let status = |uptime_millis, terminating| NodeStatus {
-            uptime_millis,
-            terminating,
-            ..follower(0, 0)
-        };
-        let ago = Duration::from_secs(5);
-        assert!(was_alive(&status(5000, false), ago));
-        assert!(!was_alive(&status(4999, false), ago), "another process");
-        assert!(!was_alive(&status(5000, true), ago), "it was told to stop");
-        assert!(!was_alive(&status(0, false), ago), "it does not tell");
-    }
-
-    /// A follower of replica 0 in epoch 3, which it heard so long ago.
-    fn follower(n: u32, heard_millis_ago: u64) -> NodeStatus {
-        let start = EntryId { epoch: epoch(3), index: 9 };
-        NodeStatus {
             id: ReplicaId {
                 store: StoreId(Uuid::nil()),
                 shard: 0,
-                ordinal: n,
-                incarnation: incarnation(n),
+                ordinal: 0,
+                incarnation: incarnation(0),
             },
             version: String::new(),
             role: NodeRole::Follower,
             promised: epoch(3),
-            last: start,
-            durable: 9,
-            commit: 9,
-            configuration: Some((start, configuration(&[0, 1, 2]))),
-            primary: Some(PrimaryView {
-                incarnation: incarnation(0),
-                epoch: epoch(3),
-                heard_millis_ago,
-                connected: true,
-            }),
+            last: EntryId::default(),
+            durable: 0,
+            commit: 0,
+            configuration: None,
+            primary: None,
             peers: Vec::new(),
             damaged: false,
-            terminating: false,
+            terminating,
             keys: 0,
             memory_bytes: 0,
             writes_refused: None,
             acknowledged: 0,
             tails: Vec::new(),
             page_cache: false,
-            uptime_millis: 0,
-        }
-    }
-
-    #[test]
-    fn a_fence_quorum_that_lost_the_primary_takes_an_epoch_above_all_that_it_heard_of() {
-        let mut other = follower(2, 5000);
-        other.promised = epoch(7);
-        assert_eq!(poll(&follower(1, 5000), &[other], 1000), Poll::Lost(7));
-    }
-
-    #[test]
-    fn a_member_whose_own_links_are_cut_waits() {
-        let me = follower(1, 5000);
-        assert_eq!(poll(&me, &[], 1000), Poll::Wait, "alone");
-        assert_eq!(poll(&me, &[follower(2, 100)], 1000), Poll::Wait, "the other hears it");
-        let mut primary = follower(0, 0);
-        primary.role = NodeRole::Primary;
-        assert_eq!(
-            poll(&me, &[primary.clone(), follower(2, 5000)], 1000),
-            Poll::Wait,
-            "it answers for itself"
-        );
-        primary.promised = epoch(2);
-        assert_eq!(
-            poll(&me, &[primary, follower(2, 5000)], 1000),
-            Poll::Lost(3),
-            "one of an earlier epoch is no primary"
-        );
-    }
-
-    #[test]
-    fn a_connection_that_was_reset_counts_at_once() {
-        let (mut me, mut other) = (follower(1, 0), follower(2, 0));
-        for status in [&mut me, &mut other] {
-            status.primary.as_mut().unwrap().connected = false;
-        }
-        assert_eq!(poll(&me, &[other], 1000), Poll::Lost(3));
-    }
-
-    #[test]
-    fn a_member_that_was_dropped_and_strangers_count_for_nothing() {
-        let me = follower(1, 5000);
-        let mut other = follower(2, 5000);
-        other.configuration = Some((
-            EntryId {
-                epoch: epoch(5),
-                index: 20,
-            },
-            configuration(&[2, 3, 4]),
-        ));
-        assert_eq!(poll(&me, &[other, follower(0, 5000)], 1000), Poll::Wait, "dropped");
-        let stranger = follower(9, 5000);
-        assert_eq!(poll(&me, &[stranger], 1000), Poll::Wait, "a stranger is no vote");
-        let mut damaged = follower(1, 5000);
-        damaged.damaged = true;
-        assert_eq!(poll(&damaged, &[follower(2, 5000)], 1000), Poll::Wait);
+            uptime_millis,
+        };
+        let ago = Duration::from_secs(5);
+        assert!(was_alive(&status(5000, false), ago));
+        assert!(!was_alive(&status(4999, false), ago), "another process");
+        assert!(!was_alive(&status(5000, true), ago), "it was told to stop");
+        assert!(!was_alive(&status(0, false), ago), "it does not tell");
     }
 }

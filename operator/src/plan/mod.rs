@@ -27,7 +27,6 @@ pub use update::Restart;
 
 use crate::detect::highest_promise;
 use crate::observe::{Asked, Fate, Observed};
-use crate::publish::Roles;
 use crate::report::{notes, report};
 use crate::settings::Settings;
 use crate::view_change::Known;
@@ -57,6 +56,9 @@ const ACTIVATION: Duration = Duration::from_secs(5);
 const CLOSE: Duration = Duration::from_millis(25);
 /// Nothing that is to be seen by the mere passing of time takes longer to be seen.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// `primary` or `replica` for every pod that has an address, by name, with its UID.
+pub type Roles = BTreeMap<String, (String, &'static str)>;
 
 /// Everything that a plan depends on, but for the memory.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +96,22 @@ pub struct Reconciled {
     pub scale: Option<u32>,
     /// What its template asks for, in one word. None while that is not known.
     pub revision: Option<String>,
+}
+
+impl Reconciled {
+    /// What is known of a spec of that `generation`, after what was known `before`; `outcome` is None while it is not known yet.
+    #[must_use]
+    pub fn after(before: Option<Self>, generation: i64, outcome: Option<Outcome>) -> Self {
+        let scale = before.as_ref().and_then(|before| before.scale);
+        let revision = before.as_ref().and_then(|before| before.revision.clone());
+        let same = before.filter(|before| before.generation == generation);
+        Self {
+            generation,
+            outcome: outcome.or(same.map(|same| same.outcome)).unwrap_or(Outcome::Begun),
+            scale,
+            revision,
+        }
+    }
 }
 
 /// See [`Reconciled`].
