@@ -17,4 +17,9 @@ pub struct HardState {
     /// Set when entries up to here were found unreadable. Until this replica holds a primary's log durably up to here, or
     /// into a later epoch, it may be the only one to have acknowledged what it lost, and must not be chosen.
     pub unreadable: Option<EntryId>,
+    /// Every entry up to this epoch start is committed, and was durable here when that was learned. A log tells its commit
+    /// index only with the entries that come after: a group where none comes would ask members for ever that were removed
+    /// and stopped since.
+    #[serde(default)]
+    pub settled: u64,
 }

@@ -53,12 +53,15 @@ pub fn load_snapshot(path: PathBuf, mut block: impl FnMut()) -> Result<(Snapshot
 
 /// See the module. `remember` makes durable that entries up to the one given cannot be read here.
 ///
+/// Entries up to `settled` are known to be committed, beside what the log and the snapshot tell.
+///
 /// # Errors
 /// When the volume cannot be used at all; the message says what to do.
 pub fn restore(
     log_directory: &Path,
     options: LogOptions,
     snapshots: &SnapshotDirectory,
+    settled: u64,
     mut remember: impl FnMut(EntryId) -> anyhow::Result<()>,
 ) -> anyhow::Result<Restored> {
     let (mut log, recovered) = Log::open(log_directory, options)?;
@@ -134,7 +137,8 @@ pub fn restore(
             (LogView::new(base, before, timestamp_millis), keyspace, Some(position))
         }
     };
-    let commit = commit_hint.max(covered);
+    let last = base.id.index + entries.len() as u64;
+    let commit = commit_hint.max(covered).max(settled.min(last));
     for entry in entries {
         if let EntryBody::Effects(effects) = &entry.body
             && (covered + 1..=commit).contains(&entry.id.index)
@@ -298,7 +302,7 @@ mod tests {
 
         fn restore(&self) -> (Restored, Option<EntryId>) {
             let mut lost = None;
-            let restored = restore(&self.log_path(), OPTIONS, &self.directory(), |id| {
+            let restored = restore(&self.log_path(), OPTIONS, &self.directory(), 0, |id| {
                 lost = lost.max(Some(id));
                 Ok(())
             });
@@ -410,7 +414,7 @@ mod tests {
         volume.publish_snapshot(&volume.entries, 60);
         volume.trim(60);
         std::fs::remove_file(volume.directory().path(60)).unwrap();
-        let refused = restore(&volume.log_path(), OPTIONS, &volume.directory(), |_| Ok(()));
+        let refused = restore(&volume.log_path(), OPTIONS, &volume.directory(), 0, |_| Ok(()));
         assert!(refused.unwrap_err().to_string().contains("a part of the volume is missing"));
     }
 

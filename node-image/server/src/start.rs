@@ -137,7 +137,7 @@ fn recover(
         keyspace,
         commit,
         snapshot,
-    } = restore(&directory, options, &snapshots, |lost| {
+    } = restore(&directory, options, &snapshots, stored.hard.settled, |lost| {
         stored.hard.unreadable = stored.hard.unreadable.max(Some(lost));
         superblock.write(&stored).map_err(Into::into)
     })?;

@@ -282,21 +282,26 @@ impl Replica {
         }
         self.commit = commit;
         self.log.forget_configurations(commit);
-        self.forget_proposals();
+        self.forget_proposals(out);
         self.apply_through(commit, out);
         self.make_good(out);
         self.log.shrink_tail(self.applied.min(self.commit).min(self.durable));
     }
 
     /// Forgets proposals up to the last committed epoch start, once that start is durable here: until then a crash can take
-    /// it from this log, and with it the only word of its configuration that a later driver gets from this member.
-    fn forget_proposals(&mut self) {
+    /// it from this log, and with it the only word of its configuration that a later driver gets from this member. That it is
+    /// committed is remembered from then on.
+    fn forget_proposals(&mut self, out: &mut Vec<Effect>) {
         let settled = match mutation::active(Mutation::ForgetBeforeSync) {
             true => self.commit,
             false => self.commit.min(self.durable),
         };
         if let Some(&(start, _)) = self.log.configurations().iter().rfind(|(start, _)| start.index <= settled) {
             self.hard.proposals.retain(|(epoch, _)| *epoch > start.epoch);
+            if start.index > self.hard.settled {
+                self.hard.settled = start.index;
+                out.push(Effect::PersistHardState(self.hard.clone()));
+            }
         }
     }
 

@@ -247,7 +247,7 @@ impl Replica {
             return;
         }
         self.durable = self.durable.max(index.min(self.log.last().id.index));
-        self.forget_proposals();
+        self.forget_proposals(out);
         self.make_good(out);
         self.acknowledge_durable(out);
         self.advance_commit(out);
