@@ -13,6 +13,8 @@ const INTERVAL: Duration = Duration::from_millis(200);
 const BACKOFF: Duration = Duration::from_secs(1);
 /// Events that wait for an API server that is away; the oldest are dropped beyond that.
 const MAX_EVENTS: usize = 64;
+/// The status is read so often: somebody may have written over it.
+pub const LOOK: Duration = Duration::from_secs(300);
 
 /// A keeper's word.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -143,6 +145,15 @@ impl Outbox {
         self.retry = failed.then(|| now + BACKOFF);
     }
 
+    /// The store's status was read: what somebody else wrote over it is written anew.
+    pub fn found(&mut self, status: ReplicatedStoreStatus) {
+        // As it is written: the API keeps times to the second.
+        let text = |status: &ReplicatedStoreStatus| serde_json::to_string(status).expect("a status is plain data");
+        if text(&status) != text(&self.told.status) {
+            self.told.status = status;
+        }
+    }
+
     /// When something is due although nothing is said.
     #[must_use]
     pub fn wakes_at(&self, word: &Publication) -> Option<Instant> {
@@ -194,6 +205,19 @@ mod tests {
         assert_eq!(outbox.wakes_at(&another), Some(now + INTERVAL));
         let later = outbox.due(&another, now + INTERVAL);
         assert_eq!(later[1], Write::Status(Box::new(ready(0))));
+    }
+
+    #[test]
+    fn a_status_that_somebody_wiped_is_written_again() {
+        let now = Instant::now();
+        let mut outbox = Outbox::new(ready(1), now);
+        let word = Publication {
+            status: ready(1),
+            ..Publication::default()
+        };
+        assert_eq!(outbox.due(&word, now), []);
+        outbox.found(ReplicatedStoreStatus::default());
+        assert_eq!(outbox.due(&word, now), [Write::Status(Box::new(ready(1)))]);
     }
 
     #[test]

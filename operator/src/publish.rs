@@ -5,7 +5,7 @@
 //! read and adopted first ([`crate::records`]).
 
 use crate::names;
-use crate::outbox::{Outbox, Publication, Write};
+use crate::outbox::{LOOK, Outbox, Publication, Write};
 use crate::plan::Note;
 use crate::records::adopt;
 use futures::future::join_all;
@@ -57,19 +57,33 @@ impl Publisher {
 
     /// Publishes until the keeper is gone.
     pub async fn run(mut self, mut word: watch::Receiver<Publication>, mut notes: mpsc::UnboundedReceiver<Note>) {
+        let mut look_at = Instant::now() + LOOK;
         loop {
+            if Instant::now() >= look_at {
+                look_at = Instant::now() + LOOK;
+                self.look().await;
+            }
             let publication = word.borrow_and_update().clone();
             let due = self.outbox.due(&publication, Instant::now());
             if !due.is_empty() {
                 let failed = self.write_all(due).await;
                 self.outbox.round_ends(failed, Instant::now());
             }
-            let wakes_at = self.outbox.wakes_at(&publication);
+            let wakes_at = self.outbox.wakes_at(&publication).map_or(look_at, |at| at.min(look_at));
             tokio::select! {
                 changed = word.changed() => if changed.is_err() { return },
                 Some(note) = notes.recv() => self.outbox.push(note),
-                () = until(wakes_at) => {}
+                () = tokio::time::sleep_until(wakes_at.into()) => {}
             }
+        }
+    }
+
+    /// Reads the status: nobody tells of a change of it.
+    async fn look(&mut self) {
+        match self.stores.get_opt(&self.name).await {
+            Ok(Some(store)) => self.outbox.found(store.status.unwrap_or_default()),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(store = self.name, %error, "cannot read the status"),
         }
     }
 
@@ -173,12 +187,5 @@ impl Publisher {
             self.version = store.resource_version();
             self.stored = store.status.clone().unwrap_or_default();
         }
-    }
-}
-
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment.into()).await,
-        None => std::future::pending().await,
     }
 }
