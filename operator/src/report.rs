@@ -274,7 +274,11 @@ fn shard(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> ShardStatus {
         _ => None,
     };
     let statuses = || seen.members.iter().filter_map(|member| member.status.as_ref());
-    let epoch = statuses().map(|status| status.promised.number).max().unwrap_or_default();
+    // What blank replicas promised to a first view change that did not come about is no epoch: a store that never had one
+    // must not be told to have had data.
+    let born = statuses().any(|status| status.configuration.is_some() || status.damaged);
+    let promised = statuses().map(|status| status.promised.number).max().unwrap_or_default();
+    let epoch = if born { promised } else { 0 };
     let leader = statuses().find(|status| status.role == NodeRole::Primary && Some(status.id.incarnation) == serving);
     let current = configuration(seen.members).map(|(_, current)| current);
     let replicas = seen.members.iter().map(|member| {

@@ -102,6 +102,7 @@ pub(crate) fn well(quorum: Quorum, now: Instant) -> Vec<Observed> {
         let status = member.status.as_mut().unwrap();
         status.role = if ordinal == 0 { NodeRole::Primary } else { NodeRole::Follower };
         (status.promised, status.last) = (epoch(1), start);
+        (status.commit, status.durable) = (1, 1);
         status.configuration = Some((start, configuration(quorum)));
         status.primary = Some(PrimaryView {
             incarnation: incarnation(0),

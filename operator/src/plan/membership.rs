@@ -3,7 +3,8 @@
 //! Wanted are the ordinals from 0 to `replicasPerShard`, each with the volume that it has now. A replica with another volume
 //! than the member of its ordinal is another replica: it takes its place by a change. New replicas are learners first; a
 //! change begins when they hold the log but for a few entries, and when so many members are in step that the fence and the
-//! commit of the epoch start take no time. The primary moves first if it is to go. The StatefulSet grows before a change and
+//! commit of the epoch start take no time. The primary moves first if it is to go; where nobody who stays is a member yet, those
+//! become members before. The StatefulSet grows before a change and
 //! shrinks after it, when no member knows a configuration any more that lists what goes.
 //!
 //! Nothing is kept between two plans: each begins with what is in force, so a change of mind half-way is no other case.
@@ -84,6 +85,24 @@ impl Survey {
             }
         }
         let target = Configuration::of(members, current.quorum()).ok();
+        target.filter(|target| target != current)
+    }
+}
+
+impl Survey {
+    /// Whether the primary is to go and could hand over to nobody who stays.
+    fn strands(target: &Configuration, current: &Configuration, leader: &NodeStatus) -> bool {
+        let stays = |member: &Member| current.contains(member.incarnation);
+        !target.contains(leader.id.incarnation) && !target.members().iter().any(stays)
+    }
+
+    /// The present members and the new ones that hold the log, together: the primary can hand over to one of these then.
+    fn bridge(&self, current: &Configuration, leader: &NodeStatus) -> Option<Configuration> {
+        let mut members = current.members().to_vec();
+        let news = self.arrivals.iter().filter(|(new, _)| holds_log(leader, new.incarnation));
+        members.extend(news.map(|(new, _)| new.clone()));
+        let quorum = Quorum::majority(u32::try_from(members.len()).ok()?);
+        let target = Configuration::new(members, quorum.write, quorum.read).ok();
         target.filter(|target| target != current)
     }
 }
@@ -178,6 +197,10 @@ fn next_step(seen: &Observation<'_>, memory: &Memory, current: &Configuration, l
         .filter(|member| !holds_log(leader, member.incarnation))
         .collect();
     let whole = survey.whole(seen.settings.quorum).filter(|_| late.is_empty());
+    let whole = whole.and_then(|target| match Survey::strands(&target, current, leader) {
+        true => survey.repaired(current, leader).or_else(|| survey.bridge(current, leader)),
+        false => Some(target),
+    });
     let Some(target) = whole.or_else(|| survey.repaired(current, leader)) else {
         if late.is_empty() {
             let missing: Vec<String> = survey.absent.iter().map(|ordinal| pod(seen, *ordinal)).collect();
@@ -287,12 +310,16 @@ fn going(seen: &Observation<'_>, current: &Configuration) -> Option<String> {
     })
 }
 
-/// Members that may know another configuration with ordinals that are to go.
+/// Members that may know another configuration with ordinals that are to go: because they do not have the present one, or
+/// because they do not know, durably, that it is committed. Whoever fails over asks the members of every one that is known.
 fn ignorant<'a>(seen: &'a Observation<'_>, current: &'a Configuration) -> impl Iterator<Item = &'a Member> {
     current.members().iter().filter(|member| {
         let told = statuses(seen.members).find(|status| status.id.incarnation == member.incarnation);
-        let known = told.and_then(|status| status.configuration.as_ref());
-        known.is_none_or(|(_, known)| pods_of(known) > pods_of(current))
+        let settled = told.and_then(|status| {
+            let (start, known) = status.configuration.as_ref()?;
+            Some(start.index <= status.commit.min(status.durable) && pods_of(known) <= pods_of(current))
+        });
+        settled != Some(true)
     })
 }
 

@@ -423,12 +423,17 @@ fn statuses(members: &[Observed]) -> impl Iterator<Item = &NodeStatus> {
     members.iter().filter_map(|member| member.status.as_ref())
 }
 
-/// What the primary says, if it serves and the operator hears it.
+/// What the primary says, if it serves and the operator hears it. One that reaches too few members is asked too: where they
+/// are lost for good, a change that replaces them is the only way out.
 fn leader<'a>(seen: &Observation<'a>, phase: &Phase) -> Option<&'a NodeStatus> {
-    let Phase::Serving(primary, true) = phase else { return None };
+    let primary = match phase {
+        Phase::Serving(primary, true) => *primary,
+        Phase::NoQuorum(_) => crate::detect::primary_of(&seen.members.iter().collect::<Vec<_>>())?,
+        _ => return None,
+    };
     let limit = seen.settings.suspect_after;
     let mut heard = seen.members.iter().filter_map(|member| member.fresh(seen.now, limit));
-    heard.find(|status| status.id.incarnation == *primary && status.role == NodeRole::Primary)
+    heard.find(|status| status.id.incarnation == primary && status.role == NodeRole::Primary)
 }
 
 fn with_failure(reason: &str, failure: Option<&String>) -> String {

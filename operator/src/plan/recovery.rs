@@ -68,7 +68,8 @@ pub(super) fn replacement(seen: &Observation<'_>, memory: &mut Memory, phase: &P
         .cloned()
         .collect();
     let quorum = current.quorum();
-    let needed = quorum.fence_for_change().max(quorum.commit()).max(quorum.read) as usize;
+    // Those that fence and commit the change. Where reads need every member, they wait for the new one either way.
+    let needed = quorum.fence_for_change().max(quorum.commit()) as usize;
     let there = in_step(seen, leader, &others);
     if there < needed {
         replacement.waits = Some(format!(

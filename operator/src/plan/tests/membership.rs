@@ -49,6 +49,7 @@ fn put_in_force(world: &mut World, target: &Configuration) {
         if listed {
             status.configuration = Some((start, target.clone()));
             (status.promised, status.last) = (epoch(2), start);
+            (status.commit, status.durable) = (start.index, start.index);
             status.primary = Some(PrimaryView {
                 incarnation: incarnation(0),
                 epoch: epoch(2),
@@ -410,4 +411,105 @@ proptest! {
         let with = world.plan().start.filter(|change| change.goal == Goal::Failover);
         prop_assert_eq!(with, without);
     }
+}
+
+/// The volume of a replica is another one than that of the member of its ordinal, and holds the primary's log.
+fn comes_back_empty(world: &mut World, ordinal: u32) {
+    let now = world.now;
+    let mut new = blank(ordinal, now);
+    let incarnation = incarnation(ordinal + 10);
+    status(&mut new).id.incarnation = incarnation;
+    world.members[ordinal as usize] = new;
+    let primary = status(&mut world.members[if ordinal == 0 { 1 } else { 0 }]);
+    primary
+        .peers
+        .retain(|peer| peer.incarnation != crate::testing::incarnation(ordinal));
+    primary.peers.push(PeerStatus {
+        incarnation,
+        ..learner(ordinal, 1)
+    });
+}
+
+#[test]
+fn a_member_that_is_lost_is_replaced_although_reads_need_every_member() {
+    let every = Quorum {
+        replicas: 3,
+        write: 2,
+        read: 3,
+    };
+    let mut world = World::of(|_, now| well(every, now));
+    world.settings.quorum = every;
+    comes_back_empty(&mut world, 2);
+    let plan = world.plan();
+    assert!(matches!(plan.phase, Phase::NoQuorum(_)), "{:?}", plan.phase);
+    let admitted: Vec<u32> = plan.admission.unwrap().learners.iter().map(|member| member.ordinal).collect();
+    assert_eq!(admitted, [2]);
+    let Goal::Change(target) = plan.start.unwrap().goal else {
+        panic!("no change")
+    };
+    assert!(target.contains(incarnation(12)) && !target.contains(incarnation(2)), "{target:?}");
+}
+
+#[test]
+fn a_replica_with_a_new_volume_becomes_a_member_before_the_primary_that_is_to_go_hands_over_to_it() {
+    let mut world = World::of(well);
+    // Replica 1 is the primary, replica 0 came back empty, and only replica 0 is to stay.
+    for member in &mut world.members {
+        let status = status(member);
+        status.primary.as_mut().unwrap().incarnation = incarnation(1);
+        let peers = std::mem::take(&mut status.peers);
+        status.role = if status.id.ordinal == 1 {
+            NodeRole::Primary
+        } else {
+            NodeRole::Follower
+        };
+        if status.id.ordinal == 1 {
+            status.peers = peers;
+        }
+    }
+    status(&mut world.members[1]).peers = [0, 2]
+        .map(|ordinal| PeerStatus {
+            learner: false,
+            ..learner(ordinal, 1)
+        })
+        .into();
+    comes_back_empty(&mut world, 0);
+    world.settings.quorum = Quorum {
+        replicas: 1,
+        write: 1,
+        read: 1,
+    };
+    let Goal::Change(target) = world.plan().start.unwrap().goal else {
+        panic!("no change")
+    };
+    let ordinals: Vec<u32> = target.members().iter().map(|member| member.ordinal).collect();
+    assert!(target.contains(incarnation(10)) && target.contains(incarnation(1)), "{ordinals:?}");
+}
+
+#[test]
+fn a_first_view_change_that_did_not_come_about_is_tried_again_and_is_no_lost_data() {
+    let mut world = World::of(blanks);
+    for member in &mut world.members[1..] {
+        status(member).promised = epoch(1);
+    }
+    let first = world.step();
+    assert_eq!(first.status.shards[0].epoch, 0);
+    let second = world.step();
+    assert!(matches!(second.start.unwrap().goal, Goal::Bootstrap(_)), "{:?}", second.phase);
+}
+
+#[test]
+fn pods_that_are_members_no_more_stay_until_every_member_knows_durably_that_the_change_is_committed() {
+    let mut world = World::of(well);
+    world.settings.quorum = Quorum {
+        replicas: 1,
+        write: 1,
+        read: 1,
+    };
+    let target = configuration(world.settings.quorum);
+    put_in_force(&mut world, &target);
+    status(&mut world.members[0]).commit = 1;
+    assert_eq!(world.plan().shape.unwrap().replicas, 3, "a restart would ask the members before");
+    status(&mut world.members[0]).commit = 5001;
+    assert_eq!(world.plan().shape.unwrap().replicas, 1);
 }
