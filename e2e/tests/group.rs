@@ -123,3 +123,29 @@ fn a_client_of_a_terminated_primary_is_told_where_to_go_and_not_cut_off() {
     });
     terminating.unwrap();
 }
+
+#[test]
+fn wait_counts_the_members_that_hold_a_write_and_waits_for_as_many_as_asked() {
+    let cluster = group(&[]);
+    let primary = cluster.await_primary(PATIENCE).unwrap();
+    let paused = (primary + 1) % 3;
+    let mut client = Client::connect(cluster.nodes()[primary].client, PATIENCE).unwrap();
+    let integer = |client: &mut Client, command: &str| {
+        let words: Vec<&str> = command.split(' ').collect();
+        client.run(&words).unwrap().trim_start_matches(':').parse::<u64>().unwrap()
+    };
+    client.run(&["SET", "a", "1"]).unwrap();
+    assert_eq!(integer(&mut client, "WAIT 2 0"), 2, "both others, however long it takes");
+    cluster.nodes()[paused].process.pause().unwrap();
+    client.run(&["SET", "a", "2"]).unwrap();
+    assert_eq!(
+        integer(&mut client, "WAIT 1 0"),
+        1,
+        "the quorum was there before the write was answered"
+    );
+    let begin = std::time::Instant::now();
+    assert_eq!(integer(&mut client, "WAIT 2 300"), 1, "one of the two sleeps");
+    assert!(begin.elapsed() >= Duration::from_millis(300));
+    cluster.nodes()[paused].process.resume().unwrap();
+    assert_eq!(integer(&mut client, "WAIT 2 0"), 2, "it has caught up");
+}

@@ -2,10 +2,11 @@
 
 use super::table::Command;
 use super::{ClientSession, Context, Outcome};
-use crate::keyspace::{Change, Item, Value};
+use crate::keyspace::{Change, Collection, Hash, Item, Keyspace, List, Set, SortedSet, Update, Value};
 use crate::resp::Writer;
 use bytes::Bytes;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// The text of an error reply, its code first.
 pub(super) type Refusal = Cow<'static, str>;
@@ -17,8 +18,50 @@ pub(super) const SYNTAX: Refusal = Cow::Borrowed("ERR syntax error");
 pub(super) const NOT_AN_INTEGER: Refusal = Cow::Borrowed("ERR value is not an integer or out of range");
 pub(super) const NOT_A_FLOAT: Refusal = Cow::Borrowed("ERR value is not a valid float");
 pub(super) const NO_SUCH_KEY: Refusal = Cow::Borrowed("ERR no such key");
-/// Longest string that a key holds.
+pub(super) const WRONG_TYPE: Refusal = Cow::Borrowed("WRONGTYPE Operation against a key holding the wrong kind of value");
+pub(super) const OUT_OF_RANGE: Refusal = Cow::Borrowed("ERR value is out of range");
+/// Longest string that a key holds, and longest element.
 pub(super) const MAX_STRING: usize = 16 << 20;
+/// Longest reply of a command that gives many values, and of a whole transaction.
+const MAX_REPLY: usize = 64 << 20;
+/// Effects of one entry: half of what an entry holds, so that a command and what came before it fit in any case.
+pub(super) const MAX_EFFECTS: usize = quorate_api::entry::MAX_BODY_LEN / 2;
+/// Longest effect that is not counted.
+const SMALL_EFFECT: usize = 64;
+const TOO_LARGE: Refusal = Cow::Borrowed("ERR the change is too large to be made at once: it is limited to 32 MiB");
+
+/// A type of collection.
+pub(super) trait Kept {
+    fn of(collection: &Collection) -> Option<&Self>;
+}
+
+macro_rules! kept {
+    ($($kind:ident)*) => {$(
+        impl Kept for $kind {
+            fn of(collection: &Collection) -> Option<&Self> {
+                match collection {
+                    Collection::$kind(kept) => Some(kept),
+                    _ => None,
+                }
+            }
+        }
+    )*};
+}
+kept!(Hash Set SortedSet List);
+
+/// The collection of this type that an item holds.
+pub(super) fn kept<T: Kept>(item: Option<&Item>) -> Result<Option<&T>, Refusal> {
+    match item.map(|item| &item.value) {
+        None => Ok(None),
+        Some(Value::Collection(collection)) => T::of(collection).map(Some).ok_or(WRONG_TYPE),
+        Some(Value::String(_)) => Err(WRONG_TYPE),
+    }
+}
+
+/// The same, borrowed from the context alone, so that the reply can be written meanwhile.
+pub(super) fn find<'k, T: Kept>(context: &'k Context<'_>, slot: u16, key: &[u8]) -> Result<Option<&'k T>, Refusal> {
+    kept(context.keyspace.get(slot, key, context.clock_millis))
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -31,6 +74,8 @@ pub(super) struct Call<'a, 'c> {
     /// The slot of its keys; 0 if it has none.
     pub(super) slot: u16,
     pub(super) reply: Writer<'a>,
+    /// Where the reply begins in its buffer; in a transaction, where that one's replies begin.
+    pub(super) begin: usize,
     /// Set by a handler that knows better than its kind what the reply waits for.
     pub(super) class: Option<Outcome>,
 }
@@ -46,17 +91,81 @@ impl Call<'_, '_> {
     }
 
     /// The string that a key holds.
-    pub(super) fn string(&self, key: &[u8]) -> Option<&[u8]> {
-        self.item(key).map(|item| {
-            let Value::String(bytes) = &item.value;
-            &bytes[..]
-        })
+    pub(super) fn string(&self, key: &[u8]) -> Result<Option<&[u8]>, Refusal> {
+        match self.item(key).map(|item| &item.value) {
+            None => Ok(None),
+            Some(Value::String(bytes)) => Ok(Some(bytes)),
+            Some(Value::Collection(_)) => Err(WRONG_TYPE),
+        }
+    }
+
+    /// The collection that a key holds.
+    pub(super) fn collection<T: Kept>(&self, key: &[u8]) -> Result<Option<&T>, Refusal> {
+        kept(self.item(key))
     }
 
     pub(super) fn put(&mut self, key: &[u8], value: &[u8], expiry: u64) {
-        let value = Value::String(value.into());
+        self.put_value(key, Value::String(value.into()), expiry);
+    }
+
+    fn put_value(&mut self, key: &[u8], value: Value, expiry: u64) {
         let (keyspace, mut change) = self.change();
         keyspace.0.put(keyspace.1, key, value, expiry, &mut change);
+    }
+
+    /// Lets a key hold a whole collection; without elements the key is gone.
+    pub(super) fn store(&mut self, key: &[u8], collection: Collection, expiry: u64) -> Done {
+        if collection.is_empty() {
+            self.delete(key);
+            return Ok(());
+        }
+        self.store_shared(key, Arc::new(collection), expiry)
+    }
+
+    /// The same with one that is not empty.
+    pub(super) fn store_shared(&mut self, key: &[u8], collection: Arc<Collection>, expiry: u64) -> Done {
+        self.check_size(usize::try_from(collection.memory_bytes()).unwrap_or(usize::MAX))?;
+        self.put_value(key, Value::Collection(collection), expiry);
+        Ok(())
+    }
+
+    /// Changes a part of what a key holds; gives how many elements came or went.
+    pub(super) fn update(&mut self, key: &[u8], update: &Update<'_>) -> Result<u64, Refusal> {
+        self.check_size(update.encoded_len())?;
+        let (now, slot) = (self.now(), self.slot);
+        if self.item(key).is_none() {
+            // One whose time has come, and that is not removed yet, begins anew.
+            let (keyspace, mut change) = self.change();
+            keyspace.0.remove_expired(slot, key, now, &mut change);
+        }
+        let (keyspace, mut change) = self.change();
+        keyspace.0.update(slot, key, update, &mut change).map_err(|_| WRONG_TYPE)
+    }
+
+    /// Gives a key another name; true if it is there.
+    pub(super) fn rename(&mut self, key: &[u8], to: &[u8]) -> bool {
+        let (keyspace, mut change) = self.change();
+        keyspace.0.rename(key, to, &mut change)
+    }
+
+    /// Lets another key hold the same; true if the key is there.
+    pub(super) fn copy(&mut self, key: &[u8], to: &[u8]) -> bool {
+        let (keyspace, mut change) = self.change();
+        keyspace.0.copy(key, to, &mut change)
+    }
+
+    /// Whether so many bytes of effects fit in the entry.
+    pub(super) fn check_size(&self, bytes: usize) -> Done {
+        // Small ones fit in any case: a transaction has a bounded number of them.
+        if bytes > SMALL_EFFECT && self.context.effects.len().saturating_add(bytes) > MAX_EFFECTS {
+            return Err(TOO_LARGE);
+        }
+        Ok(())
+    }
+
+    /// Refuses a reply that grows too long.
+    pub(super) fn check_reply(&mut self) -> Done {
+        check_reply(&mut self.reply, self.begin)
     }
 
     /// Removes a key that has not expired; true if there was one.
@@ -78,7 +187,7 @@ impl Call<'_, '_> {
         keyspace.0.flush_all(&mut change);
     }
 
-    fn change(&mut self) -> ((&mut crate::keyspace::Keyspace, u16), Change<'_>) {
+    fn change(&mut self) -> ((&mut Keyspace, u16), Change<'_>) {
         let change = Change {
             effects: self.context.effects,
             index: self.context.pending_index,
@@ -115,6 +224,14 @@ impl Call<'_, '_> {
         )
         .into()
     }
+}
+
+/// Refuses a reply that grows too long; see [`Call::begin`].
+pub(super) fn check_reply(reply: &mut Writer<'_>, begin: usize) -> Done {
+    if reply.buffer().len().saturating_sub(begin) > MAX_REPLY {
+        return Err("ERR the reply is too large: ask for less at once".into());
+    }
+    Ok(())
 }
 
 pub(super) fn wrong_arguments(name: &str) -> Refusal {

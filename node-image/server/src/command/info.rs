@@ -2,7 +2,9 @@
 
 use super::call::{Call, Done, Refusal, parse_integer};
 use super::table::{COMMANDS, Command, Keys, Kind, by_name};
-use super::{Class, NodeView, Outcome, keys};
+use super::{Class, Holders, NodeView, Outcome, keys};
+use crate::resp::Writer;
+use bytes::Bytes;
 use std::fmt::Write as _;
 
 /// The version of Redis whose commands clients may expect; some look before they use a feature.
@@ -126,10 +128,39 @@ fn settings(view: &NodeView) -> [(&'static str, String); 8] {
     ]
 }
 
+/// How Redis chooses encodings: hints that change no reply. They read as Redis has them, and setting them does nothing.
+const HINTS: [(&str, &str); 16] = [
+    ("hash-max-listpack-entries", "512"),
+    ("hash-max-listpack-value", "64"),
+    ("hash-max-ziplist-entries", "512"),
+    ("hash-max-ziplist-value", "64"),
+    ("list-compress-depth", "0"),
+    ("list-max-listpack-size", "-2"),
+    ("list-max-ziplist-size", "-2"),
+    ("set-max-intset-entries", "512"),
+    ("set-max-listpack-entries", "128"),
+    ("set-max-listpack-value", "64"),
+    ("zset-max-listpack-entries", "128"),
+    ("zset-max-listpack-value", "64"),
+    ("zset-max-ziplist-entries", "128"),
+    ("zset-max-ziplist-value", "64"),
+    ("hll-sparse-max-bytes", "3000"),
+    ("activerehashing", "yes"),
+];
+
+/// Whether a setting is a hint, or has this value already.
+fn is_so(call: &Call<'_, '_>, pair: &[Bytes]) -> bool {
+    let named = |name: &str| pair[0].eq_ignore_ascii_case(name.as_bytes());
+    let is_hint = HINTS.iter().any(|(hint, _)| named(hint));
+    let mut settings = settings(call.context.view).into_iter();
+    is_hint || settings.any(|(name, value)| named(name) && *pair[1] == *value.as_bytes())
+}
+
 pub(super) fn config(call: &mut Call<'_, '_>) -> Done {
     match (call.word(1).as_str(), call.args.len()) {
         ("GET", 3..) => {
             let mut found = settings(call.context.view).to_vec();
+            found.extend(HINTS.map(|(name, value)| (name, value.to_owned())));
             found.retain(|(name, _)| {
                 call.args[2..]
                     .iter()
@@ -140,6 +171,10 @@ pub(super) fn config(call: &mut Call<'_, '_>) -> Done {
                 call.reply.bulk(name.as_bytes());
                 call.reply.bulk(value.as_bytes());
             }
+            Ok(())
+        }
+        ("SET", length) if length >= 4 && length % 2 == 0 && call.args[2..].chunks_exact(2).all(|pair| is_so(call, pair)) => {
+            call.reply.ok();
             Ok(())
         }
         ("RESETSTAT", 2) => {
@@ -188,47 +223,45 @@ pub(super) fn refuse_debug(_: &mut Call<'_, '_>) -> Done {
     Err("ERR DEBUG is not supported".into())
 }
 
-/// Waits until this client's last write is committed, and gives how many replicas are then known to hold it.
-fn wait_for_writes(call: &mut Call<'_, '_>) -> Result<usize, Refusal> {
+/// Asks for a reply that says who holds this client's last write, once so many do.
+fn await_holders(call: &mut Call<'_, '_>, replicas: i64, local: bool, timeout_at: usize, both: bool) -> Done {
+    let timeout = parse_integer(&call.args[timeout_at]).ok_or("ERR timeout is not an integer or out of range")?;
+    let timeout_millis = u64::try_from(timeout).map_err(|_| Refusal::Borrowed("ERR timeout is negative"))?;
     if !call.context.view.serving {
-        return Err("ERR WAIT cannot be used with replica instances. Please also note that writes to replicas are just local and are not propagated.".into());
+        return Err(format!(
+            "ERR {} cannot be used with replica instances. Please also note that writes to replicas are just local and are not propagated.",
+            call.command.name.to_ascii_uppercase()
+        )
+        .into());
     }
     call.class = Some(Outcome {
         class: Class::Read,
         wait_index: call.session.last_write,
         close: false,
+        holders: Some(Holders {
+            index: call.session.last_write,
+            replicas: u64::try_from(replicas).unwrap_or(0),
+            local,
+            timeout_millis,
+            both,
+        }),
     });
-    Ok(call.context.view.write_quorum.saturating_sub(1) as usize)
-}
-
-fn timeout_argument(call: &Call<'_, '_>, at: usize) -> Done {
-    let timeout = parse_integer(&call.args[at]).ok_or("ERR timeout is not an integer or out of range")?;
-    if timeout < 0 {
-        Err("ERR timeout is negative".into())
-    } else {
-        Ok(())
-    }
+    Ok(())
 }
 
 pub(super) fn wait(call: &mut Call<'_, '_>) -> Done {
-    call.integer(1)?;
-    timeout_argument(call, 2)?;
-    let replicas = wait_for_writes(call)?;
-    call.reply.count(replicas);
-    Ok(())
+    let replicas = call.integer(1)?;
+    await_holders(call, replicas, false, 2, false)
 }
 
 pub(super) fn wait_aof(call: &mut Call<'_, '_>) -> Done {
-    if !matches!(call.integer(1)?, 0 | 1) {
-        return Err("ERR value is out of range, must be between 0 and 1".into());
-    }
-    call.integer(2)?;
-    timeout_argument(call, 3)?;
-    let replicas = wait_for_writes(call)?;
-    call.reply.array(2);
-    call.reply.integer(1);
-    call.reply.count(replicas);
-    Ok(())
+    let local = match call.integer(1)? {
+        0 => false,
+        1 => true,
+        _ => return Err("ERR value is out of range, must be between 0 and 1".into()),
+    };
+    let replicas = call.integer(2)?;
+    await_holders(call, replicas, local, 3, true)
 }
 
 pub(super) fn command(call: &mut Call<'_, '_>) -> Done {
@@ -299,26 +332,80 @@ fn docs(call: &mut Call<'_, '_>) {
     }
 }
 
-/// Name, arity, flags, first key, last key, step, and what later versions added.
+/// Name, arity, flags, first key, last key, step, categories, hints, key specifications, subcommands.
 fn describe(call: &mut Call<'_, '_>, command: &Command) {
-    let Keys { first, last, step } = command.keys;
-    let flags: &[&str] = match command.kind {
-        Kind::Plain => &["loading", "stale"],
-        Kind::Read => &["readonly"],
-        Kind::Write if command.grows => &["write", "denyoom"],
-        Kind::Write => &["write"],
+    let keys = command.keys;
+    let mut flags: Vec<&str> = match command.kind {
+        Kind::Plain => vec!["loading", "stale"],
+        Kind::Read => vec!["readonly"],
+        Kind::Write if command.grows => vec!["write", "denyoom"],
+        Kind::Write => vec!["write"],
     };
-    call.reply.array(10);
-    call.reply.bulk(command.name.as_bytes());
-    call.reply.integer(command.arity as i64);
-    call.reply.set(flags.len());
-    for flag in flags {
-        call.reply.simple(flag);
+    if keys.count > 0 || keys.store {
+        flags.push("movablekeys");
     }
-    call.reply.integer(first as i64);
-    call.reply.integer(last as i64);
-    call.reply.integer(step as i64);
-    for _ in 0..4 {
-        call.reply.array(0);
+    let category = match command.kind {
+        Kind::Plain => "@connection",
+        Kind::Read => "@read",
+        Kind::Write => "@write",
+    };
+    let reply = &mut call.reply;
+    reply.array(10);
+    reply.bulk(command.name.as_bytes());
+    reply.integer(command.arity as i64);
+    reply.set(flags.len());
+    flags.iter().for_each(|flag| reply.simple(flag));
+    reply.integer(keys.first as i64);
+    reply.integer(keys.last as i64);
+    reply.integer(keys.step as i64);
+    reply.set(1);
+    reply.simple(category);
+    reply.array(0);
+    describe_keys(reply, command.kind, keys);
+    reply.array(0);
+}
+
+/// Where the keys are: those at fixed places, and those behind their number. The key behind STORE is known to GETKEYS alone.
+fn describe_keys(reply: &mut Writer<'_>, kind: Kind, keys: Keys) {
+    let Keys {
+        first,
+        last,
+        step,
+        count,
+        store: _,
+    } = keys;
+    let access = if kind == Kind::Write { "RW" } else { "RO" };
+    reply.array(usize::from(first > 0) + usize::from(count > 0));
+    let mut begin = |index: usize, find: &str, numbers: [(&str, i64); 3]| {
+        reply.map(3);
+        reply.bulk(b"flags");
+        reply.set(1);
+        reply.simple(access);
+        reply.bulk(b"begin_search");
+        reply.map(2);
+        reply.bulk(b"type");
+        reply.bulk(b"index");
+        reply.bulk(b"spec");
+        reply.map(1);
+        reply.bulk(b"index");
+        reply.integer(index as i64);
+        reply.bulk(b"find_keys");
+        reply.map(2);
+        reply.bulk(b"type");
+        reply.bulk(find.as_bytes());
+        reply.bulk(b"spec");
+        reply.map(numbers.len());
+        for (name, number) in numbers {
+            reply.bulk(name.as_bytes());
+            reply.integer(number);
+        }
+    };
+    if first > 0 {
+        // As seen from the first.
+        let last = if last < 0 { last as i64 } else { last as i64 - first as i64 };
+        begin(first, "range", [("lastkey", last), ("keystep", step as i64), ("limit", 0)]);
+    }
+    if count > 0 {
+        begin(count, "keynum", [("keynumidx", 0), ("firstkey", 1), ("keystep", 1)]);
     }
 }

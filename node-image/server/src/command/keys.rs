@@ -1,8 +1,10 @@
 //! Keys whatever they hold, and the key space as a whole.
 
-use super::call::{Call, Done, NO_SUCH_KEY, NOT_AN_INTEGER, SYNTAX, parse_integer};
-use crate::keyspace::{Item, Value};
+use super::call::{Call, Done, NO_SUCH_KEY, SYNTAX};
+use super::object::type_name;
+use super::options;
 use quorate_api::slot::SLOTS;
+use rand::RngExt;
 
 /// Keys that KEYS and a SCAN's one answer give at most: what is asked for beyond is refused, not cut.
 const MAX_KEYS: usize = 1_000_000;
@@ -22,14 +24,8 @@ pub(super) fn exists(call: &mut Call<'_, '_>) -> Done {
     Ok(())
 }
 
-fn type_name(item: &Item) -> &'static str {
-    match item.value {
-        Value::String(_) => "string",
-    }
-}
-
 pub(super) fn type_of(call: &mut Call<'_, '_>) -> Done {
-    let name = call.item(&call.args[1]).map_or("none", type_name);
+    let name = call.item(&call.args[1]).map_or("none", |item| type_name(&item.value));
     call.reply.simple(name);
     Ok(())
 }
@@ -74,39 +70,39 @@ pub(super) fn keys(call: &mut Call<'_, '_>) -> Done {
 
 pub(super) fn randomkey(call: &mut Call<'_, '_>) -> Done {
     let now = call.now();
-    // Any start will do: the clock's digits move enough.
-    let start = (now.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50) as u16 % SLOTS;
+    let start = call.context.random.random_range(0..SLOTS);
     let keyspace = &call.context.keyspace;
-    let item = (0..SLOTS).find_map(|step| keyspace.items((start + step) % SLOTS, now).next());
+    let taken = (0..SLOTS)
+        .map(|step| (start + step) % SLOTS)
+        .find(|slot| keyspace.items(*slot, now).next().is_some());
+    let item = taken.and_then(|slot| {
+        let number = call.context.random.random_range(0..keyspace.slot_len(slot));
+        // Fewer are alive than there are: the last of those then.
+        keyspace.items(slot, now).take(number + 1).last()
+    });
     call.reply.bulk_or_null(item.map(|item| &item.key[..]));
     Ok(())
 }
 
 pub(super) fn scan(call: &mut Call<'_, '_>) -> Done {
-    let cursor = std::str::from_utf8(&call.args[1])
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or("ERR invalid cursor")?;
+    let cursor = options::cursor(&call.args[1])?;
     let (mut count, mut pattern, mut wanted) = (10, None, None);
-    let mut options = call.args[2..].chunks_exact(2);
-    for (number, option) in options.by_ref().enumerate() {
+    let mut pairs = call.args[2..].chunks_exact(2);
+    for (number, option) in pairs.by_ref().enumerate() {
         match call.word(2 + 2 * number).as_str() {
-            "COUNT" => {
-                let value = parse_integer(&option[1]).ok_or(NOT_AN_INTEGER)?;
-                count = usize::try_from(value).ok().filter(|count| *count > 0).ok_or(SYNTAX)?.min(MAX_KEYS);
-            }
+            "COUNT" => count = options::count(&option[1])?,
             "MATCH" => pattern = Some(&option[1]),
             "TYPE" => wanted = Some(option[1].to_ascii_lowercase()),
             _ => return Err(SYNTAX),
         }
     }
-    if !options.remainder().is_empty() {
+    if !pairs.remainder().is_empty() {
         return Err(SYNTAX);
     }
     let mut found = Vec::new();
     let next = call.context.keyspace.scan(cursor, count, call.context.clock_millis, |item| {
         let fits = pattern.is_none_or(|pattern| matches(pattern, &item.key))
-            && wanted.as_ref().is_none_or(|wanted| wanted == type_name(item).as_bytes());
+            && wanted.as_ref().is_none_or(|wanted| wanted == type_name(&item.value).as_bytes());
         if fits {
             found.push(item.key.clone());
         }
@@ -121,28 +117,24 @@ pub(super) fn scan(call: &mut Call<'_, '_>) -> Done {
 }
 
 pub(super) fn rename(call: &mut Call<'_, '_>) -> Done {
-    let item = call.item(&call.args[1]).cloned().ok_or(NO_SUCH_KEY)?;
-    move_item(call, &item);
+    let args = call.args;
+    call.item(&args[1]).ok_or(NO_SUCH_KEY)?;
+    if args[1] != args[2] {
+        call.rename(&args[1], &args[2]);
+    }
     call.reply.ok();
     Ok(())
 }
 
 pub(super) fn renamenx(call: &mut Call<'_, '_>) -> Done {
-    let item = call.item(&call.args[1]).cloned().ok_or(NO_SUCH_KEY)?;
-    let free = call.item(&call.args[2]).is_none();
+    let args = call.args;
+    call.item(&args[1]).ok_or(NO_SUCH_KEY)?;
+    let free = call.item(&args[2]).is_none();
     if free {
-        move_item(call, &item);
+        call.rename(&args[1], &args[2]);
     }
     call.reply.integer(i64::from(free));
     Ok(())
-}
-
-fn move_item(call: &mut Call<'_, '_>, item: &Item) {
-    if call.args[1] != call.args[2] {
-        call.delete(&call.args[1]);
-        let Value::String(value) = &item.value;
-        call.put(&call.args[2], value, item.expiry);
-    }
 }
 
 pub(super) fn copy(call: &mut Call<'_, '_>) -> Done {
@@ -164,64 +156,13 @@ pub(super) fn copy(call: &mut Call<'_, '_>) -> Done {
     if call.args[1] == call.args[2] {
         return Err("ERR source and destination objects are the same".into());
     }
-    let item = call.item(&call.args[1]).cloned();
-    let copied = item.filter(|_| replace || call.item(&call.args[2]).is_none());
-    if let Some(item) = &copied {
-        let Value::String(value) = &item.value;
-        call.put(&call.args[2], value, item.expiry);
+    let args = call.args;
+    let copied = call.item(&args[1]).is_some() && (replace || call.item(&args[2]).is_none());
+    if copied {
+        call.copy(&args[1], &args[2]);
     }
-    call.reply.integer(i64::from(copied.is_some()));
+    call.reply.integer(i64::from(copied));
     Ok(())
-}
-
-pub(super) fn object(call: &mut Call<'_, '_>) -> Done {
-    let word = call.word(1);
-    if word == "HELP" {
-        call.reply.array(1);
-        call.reply.bulk(b"OBJECT (ENCODING|FREQ|IDLETIME|REFCOUNT) <key>");
-        return Ok(());
-    }
-    if !matches!(word.as_str(), "ENCODING" | "REFCOUNT" | "IDLETIME" | "FREQ") {
-        return Err(call.unknown_subcommand());
-    }
-    let [_, _, key] = call.args else {
-        return Err(format!("ERR wrong number of arguments for 'object|{}' command", word.to_ascii_lowercase()).into());
-    };
-    let Some(item) = call.item(key) else {
-        call.reply.null();
-        return Ok(());
-    };
-    let Value::String(value) = &item.value;
-    let encoding: &[u8] = match value.len() {
-        _ if parse_integer(value).is_some() => b"int",
-        0..=44 => b"embstr",
-        _ => b"raw",
-    };
-    match word.as_str() {
-        "ENCODING" => call.reply.bulk(encoding),
-        "REFCOUNT" => call.reply.integer(1),
-        _ => call.reply.integer(0),
-    }
-    Ok(())
-}
-
-pub(super) fn memory(call: &mut Call<'_, '_>) -> Done {
-    match call.word(1).as_str() {
-        "USAGE" => {
-            let key = call.args.get(2).ok_or_else(|| call.wrong_arguments())?;
-            match call.item(key).map(Item::memory_bytes) {
-                Some(bytes) => call.reply.integer(i64::try_from(bytes).unwrap_or(i64::MAX)),
-                None => call.reply.null(),
-            }
-            Ok(())
-        }
-        "DOCTOR" => {
-            call.reply
-                .verbatim("The memory limit of the store counts keys, values and their tables. See INFO memory.");
-            Ok(())
-        }
-        _ => Err(call.unknown_subcommand()),
-    }
 }
 
 /// Whether a key fits a glob pattern: `*`, `?`, `[a-c]`, `[^a]`, and `\` before a character that is meant as it is.

@@ -10,12 +10,22 @@
 mod call;
 mod cluster;
 mod connection;
+mod dump;
 mod expiry;
+mod hashes;
 mod info;
 mod keys;
+mod lists;
+mod numbers;
+mod object;
+mod options;
 mod reads;
 mod session;
+mod sets;
+mod sort;
+mod sorted_sets;
 mod strings;
+mod subsequence;
 mod table;
 mod transaction;
 mod view;
@@ -29,6 +39,7 @@ use crate::resp::Writer;
 use bytes::{Bytes, BytesMut};
 use call::{Call, Refusal};
 use quorate_api::slot::slot_of;
+use rand::rngs::SmallRng;
 use table::{Command, Kind};
 
 /// What commands work on.
@@ -46,6 +57,8 @@ pub struct Context<'a> {
     pub view: &'a NodeView,
     /// What clients have to prove.
     pub password: Option<&'a str>,
+    /// Where chance comes from. What it led to is in the effects, so that replicas agree.
+    pub random: &'a mut SmallRng,
 }
 
 /// What has to be true before a reply may leave.
@@ -59,6 +72,33 @@ pub enum Class {
     Write,
 }
 
+/// Of WAIT and WAITAOF: how many members have to hold a write durably. Whoever waits writes the reply, by [`Holders::reply`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holders {
+    /// The write's log index.
+    pub index: u64,
+    /// How many other members.
+    pub replicas: u64,
+    /// Whether this node too.
+    pub local: bool,
+    /// How long to wait in milliseconds; 0 for any time.
+    pub timeout_millis: u64,
+    /// The reply names both.
+    both: bool,
+}
+
+impl Holders {
+    /// Appends the reply: how many hold it, wanted or not.
+    pub fn reply(&self, replicas: u64, local: bool, out: &mut BytesMut) {
+        let mut reply = Writer::new(out, crate::resp::Version::Resp2);
+        if self.both {
+            reply.array(2);
+            reply.integer(i64::from(local));
+        }
+        reply.integer(i64::try_from(replicas).unwrap_or(i64::MAX));
+    }
+}
+
 /// See [`execute`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -68,6 +108,8 @@ pub struct Outcome {
     pub wait_index: u64,
     /// The connection ends after this reply.
     pub close: bool,
+    /// There is no reply yet: it says who holds a write, once enough do.
+    pub holders: Option<Holders>,
 }
 
 impl Outcome {
@@ -75,6 +117,7 @@ impl Outcome {
         class: Class::Immediate,
         wait_index: 0,
         close: false,
+        holders: None,
     };
 }
 
@@ -146,7 +189,8 @@ fn dispatch(
         };
     }
     let slot = admitted?;
-    run(command, context, session, args, slot, out)
+    let begin = out.len();
+    run(command, context, session, args, slot, out, begin)
 }
 
 /// The slot of the command's keys, if this node may execute it now.
@@ -188,6 +232,7 @@ fn run(
     args: &[Bytes],
     slot: Option<u16>,
     out: &mut BytesMut,
+    replies_begin: usize,
 ) -> Result<Outcome, Refusal> {
     let before = context.effects.len();
     let (serving, version) = (context.view.serving, session.version);
@@ -199,6 +244,7 @@ fn run(
         args,
         slot: slot.unwrap_or(0),
         reply: Writer::new(out, version),
+        begin: replies_begin,
         class: None,
     };
     let result = (command.run)(&mut call);
@@ -210,7 +256,7 @@ fn run(
     } else if let Some(outcome) = class {
         return Ok(outcome);
     }
-    let close = false;
+    let (close, holders) = (false, None);
     Ok(match command.kind {
         Kind::Plain => Outcome::IMMEDIATE,
         Kind::Read | Kind::Write if !serving => Outcome::IMMEDIATE,
@@ -220,12 +266,14 @@ fn run(
                 class: Class::Write,
                 wait_index: context.pending_index,
                 close,
+                holders,
             }
         }
         Kind::Read | Kind::Write => Outcome {
             class: Class::Read,
             wait_index: seen(context, slot),
             close,
+            holders,
         },
     })
 }

@@ -1,8 +1,9 @@
-//! What a connection has said about itself: protocol version, name, transaction, watched slots.
+//! What a connection has said about itself: protocol version, name, transaction, watched keys.
 
 use super::call::Refusal;
 use super::reads::{Reads, Standing};
 use super::table::Command;
+use crate::keyspace::Watch;
 use crate::resp::{Limits, Version};
 use bytes::{Bytes, BytesMut};
 
@@ -27,6 +28,16 @@ pub(super) struct Transaction {
     /// Its commands have keys of several slots: EXEC says so.
     pub(super) crosses: bool,
     pub(super) aborted: bool,
+}
+
+/// A key between WATCH and EXEC.
+#[derive(Clone, Debug)]
+pub(super) struct Watched {
+    pub(super) key: Bytes,
+    pub(super) slot: u16,
+    /// It was there when it was watched.
+    pub(super) alive: bool,
+    pub(super) watch: Watch,
 }
 
 /// Which replies a client wants.
@@ -55,8 +66,7 @@ pub struct ClientSession {
     pub(super) closing: bool,
     pub(super) replies: Replies,
     pub(super) transaction: Option<Transaction>,
-    /// Watched slots with the version that was seen.
-    pub(super) watched: Vec<(u16, u64)>,
+    pub(super) watched: Vec<Watched>,
     /// Log index of this client's last write.
     pub(super) last_write: u64,
     needs_password: bool,

@@ -1,28 +1,29 @@
 //! Strings: the value of a key as bytes, or as a number.
 
-use super::call::{Call, Done, MAX_STRING, NOT_A_FLOAT, NOT_AN_INTEGER, Refusal, SYNTAX, parse_float, parse_integer};
+use super::call::{Call, Done, MAX_STRING, NOT_A_FLOAT, NOT_AN_INTEGER, Refusal, SYNTAX, WRONG_TYPE, parse_float, parse_integer};
 use super::expiry::{Unit, deadline};
-use crate::keyspace::NEVER;
+use super::numbers::decimal_sum;
+use crate::keyspace::{NEVER, Update, Value};
 use bytes::Bytes;
 
-/// Longest reply of a command that gives many values.
-const MAX_REPLY: usize = 64 << 20;
 const TOO_LONG: Refusal = Refusal::Borrowed("ERR string exceeds maximum allowed size (16 MiB)");
 
 pub(super) fn get(call: &mut Call<'_, '_>) -> Done {
     // Not through `string`: the reply and the value are borrowed at the same time on the hottest way there is.
     let item = call.context.keyspace.get(call.slot, &call.args[1], call.context.clock_millis);
     match item.map(|item| &item.value) {
-        Some(crate::keyspace::Value::String(bytes)) => call.reply.bulk(bytes),
+        Some(Value::String(bytes)) => call.reply.bulk(bytes),
+        Some(Value::Collection(_)) => return Err(WRONG_TYPE),
         None => call.reply.null(),
     }
     Ok(())
 }
 
 /// Replies with the old value of a key that is about to change.
-fn reply_old(call: &mut Call<'_, '_>, key: &[u8]) {
-    let old = call.string(key).map(Bytes::copy_from_slice);
+fn reply_old(call: &mut Call<'_, '_>, key: &[u8]) -> Done {
+    let old = call.string(key)?.map(Bytes::copy_from_slice);
     call.reply.bulk_or_null(old.as_deref());
+    Ok(())
 }
 
 #[derive(Debug, Default)]
@@ -98,10 +99,10 @@ pub(super) fn set(call: &mut Call<'_, '_>) -> Done {
         None => true,
         Some(OnlyIf::Absent) => current.is_none(),
         Some(OnlyIf::Present) => current.is_some(),
-        Some(OnlyIf::Equal(expected)) => call.string(key) == Some(expected),
+        Some(OnlyIf::Equal(expected)) => call.string(key)? == Some(expected),
     };
     if options.get {
-        reply_old(call, key);
+        reply_old(call, key)?;
     } else if holds {
         call.reply.ok();
     } else {
@@ -148,13 +149,13 @@ fn set_with_time(call: &mut Call<'_, '_>, unit: Unit) -> Done {
 }
 
 pub(super) fn getset(call: &mut Call<'_, '_>) -> Done {
-    reply_old(call, &call.args[1]);
+    reply_old(call, &call.args[1])?;
     call.put(&call.args[1], &call.args[2], NEVER);
     Ok(())
 }
 
 pub(super) fn getdel(call: &mut Call<'_, '_>) -> Done {
-    reply_old(call, &call.args[1]);
+    reply_old(call, &call.args[1])?;
     call.delete(&call.args[1]);
     Ok(())
 }
@@ -175,7 +176,7 @@ pub(super) fn getex(call: &mut Call<'_, '_>) -> Done {
         _ if timed => positive_deadline(call, call.integer(3)?, Unit::of_option(&word))?,
         _ => NEVER,
     };
-    reply_old(call, &call.args[1]);
+    reply_old(call, &call.args[1])?;
     if expiry <= call.now() {
         call.delete(&call.args[1]);
     } else if expiry != current {
@@ -186,16 +187,13 @@ pub(super) fn getex(call: &mut Call<'_, '_>) -> Done {
 
 pub(super) fn mget(call: &mut Call<'_, '_>) -> Done {
     call.reply.array(call.args.len() - 1);
-    let begin = call.reply.buffer().len();
     for key in &call.args[1..] {
         let item = call.context.keyspace.get(call.slot, key, call.context.clock_millis);
         match item.map(|item| &item.value) {
-            Some(crate::keyspace::Value::String(bytes)) => call.reply.bulk(bytes),
-            None => call.reply.null(),
+            Some(Value::String(bytes)) => call.reply.bulk(bytes),
+            Some(Value::Collection(_)) | None => call.reply.null(),
         }
-        if call.reply.buffer().len() - begin > MAX_REPLY {
-            return Err("ERR the reply is too large: ask for fewer keys at once".into());
-        }
+        call.check_reply()?;
     }
     Ok(())
 }
@@ -228,23 +226,35 @@ pub(super) fn msetnx(call: &mut Call<'_, '_>) -> Done {
     Ok(())
 }
 
-/// The value and expiry that an update starts from.
-fn current(call: &Call<'_, '_>, key: &[u8]) -> (Vec<u8>, u64) {
-    let expiry = call.item(key).map_or(NEVER, |item| item.expiry);
-    (call.string(key).map(<[u8]>::to_vec).unwrap_or_default(), expiry)
+/// Writes a piece over a string, which grows with zeros up to it; gives the new length.
+fn write_piece(call: &mut Call<'_, '_>, key: &[u8], offset: Option<usize>, piece: &[u8]) -> Result<usize, Refusal> {
+    let length = call.string(key)?.map(<[u8]>::len);
+    let (before, offset) = (length.unwrap_or(0), offset.unwrap_or(length.unwrap_or(0)));
+    let end = offset.saturating_add(piece.len());
+    check_length(end)?;
+    // From where the string ends on, if that is before the piece.
+    let from = offset.min(before);
+    let mut bytes = vec![0; offset - from];
+    bytes.extend_from_slice(piece);
+    match length {
+        Some(_) => {
+            let offset = from as u64;
+            call.update(key, &Update::StringWrite { offset, bytes: &bytes })?;
+        }
+        None => call.put(key, &bytes, NEVER),
+    }
+    Ok(before.max(end))
 }
 
 pub(super) fn append(call: &mut Call<'_, '_>) -> Done {
-    let (mut value, expiry) = current(call, &call.args[1]);
-    check_length(value.len() + call.args[2].len())?;
-    value.extend_from_slice(&call.args[2]);
-    call.put(&call.args[1], &value, expiry);
-    call.reply.count(value.len());
+    let args = call.args;
+    let length = write_piece(call, &args[1], None, &args[2])?;
+    call.reply.count(length);
     Ok(())
 }
 
 pub(super) fn strlen(call: &mut Call<'_, '_>) -> Done {
-    let length = call.string(&call.args[1]).map_or(0, <[u8]>::len);
+    let length = call.string(&call.args[1])?.map_or(0, <[u8]>::len);
     call.reply.count(length);
     Ok(())
 }
@@ -252,7 +262,7 @@ pub(super) fn strlen(call: &mut Call<'_, '_>) -> Done {
 pub(super) fn getrange(call: &mut Call<'_, '_>) -> Done {
     let (start, end) = (call.integer(2)?, call.integer(3)?);
     let piece = call
-        .string(&call.args[1])
+        .string(&call.args[1])?
         .map(|value| Bytes::copy_from_slice(range(value, start, end)));
     call.reply.bulk(&piece.unwrap_or_default());
     Ok(())
@@ -274,18 +284,13 @@ fn range(value: &[u8], start: i64, end: i64) -> &[u8] {
 
 pub(super) fn setrange(call: &mut Call<'_, '_>) -> Done {
     let offset = usize::try_from(call.integer(2)?).map_err(|_| Refusal::Borrowed("ERR offset is out of range"))?;
-    let (mut value, expiry) = current(call, &call.args[1]);
-    let piece = &call.args[3];
-    if piece.is_empty() {
-        call.reply.count(value.len());
-        return Ok(());
-    }
-    let end = offset.saturating_add(piece.len());
-    check_length(end)?;
-    value.resize(value.len().max(end), 0);
-    value[offset..end].copy_from_slice(piece);
-    call.put(&call.args[1], &value, expiry);
-    call.reply.count(value.len());
+    let args = call.args;
+    let length = if args[3].is_empty() {
+        call.string(&args[1])?.map_or(0, <[u8]>::len)
+    } else {
+        write_piece(call, &args[1], Some(offset), &args[3])?
+    };
+    call.reply.count(length);
     Ok(())
 }
 
@@ -307,57 +312,21 @@ pub(super) fn decrby(call: &mut Call<'_, '_>) -> Done {
 }
 
 fn add(call: &mut Call<'_, '_>, increment: i64) -> Done {
-    let (value, expiry) = match call.item(&call.args[1]) {
-        Some(item) => {
-            let expiry = item.expiry;
-            (
-                parse_integer(call.string(&call.args[1]).unwrap_or_default()).ok_or(NOT_AN_INTEGER)?,
-                expiry,
-            )
-        }
-        None => (0, NEVER),
+    let value = match call.string(&call.args[1])? {
+        Some(text) => parse_integer(text).ok_or(NOT_AN_INTEGER)?,
+        None => 0,
     };
+    let expiry = call.item(&call.args[1]).map_or(NEVER, |item| item.expiry);
     let sum = value.checked_add(increment).ok_or("ERR increment or decrement would overflow")?;
     call.put(&call.args[1], itoa::Buffer::new().format(sum).as_bytes(), expiry);
     call.reply.integer(sum);
     Ok(())
 }
 
-/// Digits after the point that numbers keep.
-const DECIMALS: usize = 17;
-
-/// A plain decimal number, times ten to the power of [`DECIMALS`].
-fn scaled(text: &[u8]) -> Option<i128> {
-    let text = std::str::from_utf8(text).ok()?;
-    let (negative, digits) = match text.strip_prefix('-') {
-        Some(digits) => (true, digits),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let plain = whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit());
-    if !plain || whole.len() + fraction.len() == 0 || whole.len() > 20 || fraction.len() > DECIMALS {
-        return None;
-    }
-    let value: i128 = format!("{whole}{fraction:0<DECIMALS$}").parse().ok()?;
-    Some(if negative { -value } else { value })
-}
-
-/// The exact sum of two plain decimal numbers: 0.1 and 0.2 are 0.3. None for numbers that are too long, or written otherwise.
-fn decimal_sum(a: &[u8], b: &[u8]) -> Option<String> {
-    let sum = scaled(a)?.checked_add(scaled(b)?)?;
-    let digits = format!("{:0>width$}", sum.unsigned_abs(), width = DECIMALS + 1);
-    let (whole, fraction) = digits.split_at(digits.len() - DECIMALS);
-    let text = format!("{whole}.{fraction}");
-    let sign = if sum < 0 { "-" } else { "" };
-    Some(format!("{sign}{}", text.trim_end_matches('0').trim_end_matches('.')))
-}
-
 pub(super) fn incrbyfloat(call: &mut Call<'_, '_>) -> Done {
     let increment = parse_float(&call.args[2]).ok_or(NOT_A_FLOAT)?;
-    let (mut text, expiry) = current(call, &call.args[1]);
-    if call.item(&call.args[1]).is_none() {
-        text = b"0".to_vec();
-    }
+    let text = call.string(&call.args[1])?.unwrap_or(b"0").to_vec();
+    let expiry = call.item(&call.args[1]).map_or(NEVER, |item| item.expiry);
     let sum = parse_float(&text).ok_or(NOT_A_FLOAT)? + increment;
     if !sum.is_finite() {
         return Err("ERR increment would produce NaN or Infinity".into());
@@ -367,26 +336,4 @@ pub(super) fn incrbyfloat(call: &mut Call<'_, '_>) -> Done {
     call.put(&call.args[1], text.as_bytes(), expiry);
     call.reply.bulk(text.as_bytes());
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::decimal_sum;
-
-    #[test]
-    fn decimal_numbers_add_up_exactly() {
-        for (a, b, sum) in [
-            ("0.1", "0.2", Some("0.3")),
-            ("-3", "2.936", Some("-0.064")),
-            ("5", "-5", Some("0")),
-            ("10", "-0", Some("10")),
-            ("9223372036854775807", "1", Some("9223372036854775808")),
-            (".5", "5.", Some("5.5")),
-            ("1e3", "1", None),
-            ("0.123456789012345678", "1", None),
-            ("", "1", None),
-        ] {
-            assert_eq!(decimal_sum(a.as_bytes(), b.as_bytes()).as_deref(), sum, "{a} {b}");
-        }
-    }
 }

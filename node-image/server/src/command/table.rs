@@ -1,7 +1,9 @@
 //! Every command: its name, its arity, where its keys are, what it does to the state, and its handler.
 
-use super::call::{Call, Done, Refusal, wrong_arguments};
-use super::{cluster, connection, expiry, info, keys, reads, strings, transaction};
+use super::call::{Call, Done, Refusal, parse_integer, wrong_arguments};
+use super::{
+    cluster, connection, dump, expiry, hashes, info, keys, lists, object, reads, sets, sort, sorted_sets, strings, subsequence, transaction,
+};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use std::sync::LazyLock;
@@ -24,6 +26,10 @@ pub(super) struct Keys {
     /// From the end if negative: -1 is the last argument.
     pub(super) last: isize,
     pub(super) step: usize,
+    /// Which argument says how many more keys follow it; 0 for none.
+    pub(super) count: usize,
+    /// The last argument behind the word STORE is a key too.
+    pub(super) store: bool,
 }
 
 impl Keys {
@@ -31,36 +37,50 @@ impl Keys {
         first: 0,
         last: 0,
         step: 0,
+        count: 0,
+        store: false,
     };
     const ONE: Self = Self {
         first: 1,
         last: 1,
         step: 1,
+        ..Self::NONE
     };
     const TWO: Self = Self {
         first: 1,
         last: 2,
         step: 1,
+        ..Self::NONE
     };
     const ALL: Self = Self {
         first: 1,
         last: -1,
         step: 1,
+        ..Self::NONE
     };
     const PAIRS: Self = Self {
         first: 1,
         last: -1,
         step: 2,
+        ..Self::NONE
     };
     const SECOND: Self = Self {
         first: 2,
         last: 2,
         step: 1,
+        ..Self::NONE
     };
+
+    /// `numkeys key …`
+    const COUNTED: Self = Self { count: 1, ..Self::NONE };
+    /// `destination numkeys key …`
+    const COUNTED_AFTER_ONE: Self = Self { count: 2, ..Self::ONE };
+    /// `key … STORE destination`
+    const ONE_AND_STORE: Self = Self { store: true, ..Self::ONE };
 
     /// Positions of the keys; None for a command without keys.
     pub(super) fn positions(self, args: &[Bytes]) -> Option<impl Iterator<Item = usize>> {
-        if self.first == 0 || self.first >= args.len() {
+        if (self.first == 0 && self.count == 0) || self.first.max(self.count) >= args.len() {
             return None;
         }
         let last = if self.last < 0 {
@@ -68,7 +88,19 @@ impl Keys {
         } else {
             self.last.unsigned_abs().min(args.len() - 1)
         };
-        Some((self.first..=last).step_by(self.step))
+        let fixed = if self.first == 0 { 1..=0 } else { self.first..=last };
+        let mut more = 0..0;
+        if self.count > 0 {
+            let number = parse_integer(&args[self.count])
+                .and_then(|number| usize::try_from(number).ok())
+                .unwrap_or(0);
+            more = self.count + 1..self.count.saturating_add(1).saturating_add(number).min(args.len());
+        } else if self.store
+            && let Some(at) = (2..args.len() - 1).rev().find(|at| args[*at].eq_ignore_ascii_case(b"store"))
+        {
+            more = at + 1..at + 2;
+        }
+        Some(fixed.step_by(self.step.max(1)).chain(more))
     }
 }
 
@@ -189,8 +221,8 @@ pub(super) static COMMANDS: &[Command] = &[
     plain("wait", 3, info::wait),
     plain("waitaof", 4, info::wait_aof),
     read("dbsize", 1, Keys::NONE, keys::dbsize),
-    read("memory", -2, Keys::SECOND, keys::memory),
-    read("object", -2, Keys::SECOND, keys::object),
+    read("memory", -2, Keys::SECOND, object::memory),
+    read("object", -2, Keys::SECOND, object::object),
     write("flushall", -1, Keys::NONE, keys::flushall),
     write("flushdb", -1, Keys::NONE, keys::flushall),
     // cluster; the operator owns topology
@@ -225,7 +257,98 @@ pub(super) static COMMANDS: &[Command] = &[
     growing("incrby", 3, Keys::ONE, strings::incrby),
     growing("decrby", 3, Keys::ONE, strings::decrby),
     growing("incrbyfloat", 3, Keys::ONE, strings::incrbyfloat),
+    read("lcs", -3, Keys::TWO, subsequence::lcs),
+    // hashes
+    growing("hset", -4, Keys::ONE, hashes::hset),
+    growing("hsetnx", 4, Keys::ONE, hashes::hsetnx),
+    growing("hmset", -4, Keys::ONE, hashes::hmset),
+    growing("hincrby", 4, Keys::ONE, hashes::hincrby),
+    growing("hincrbyfloat", 4, Keys::ONE, hashes::hincrbyfloat),
+    write("hdel", -3, Keys::ONE, hashes::hdel),
+    read("hget", 3, Keys::ONE, hashes::hget),
+    read("hmget", -3, Keys::ONE, hashes::hmget),
+    read("hgetall", 2, Keys::ONE, hashes::hgetall),
+    read("hkeys", 2, Keys::ONE, hashes::hkeys),
+    read("hvals", 2, Keys::ONE, hashes::hvals),
+    read("hlen", 2, Keys::ONE, hashes::hlen),
+    read("hstrlen", 3, Keys::ONE, hashes::hstrlen),
+    read("hexists", 3, Keys::ONE, hashes::hexists),
+    read("hrandfield", -2, Keys::ONE, hashes::hrandfield),
+    read("hscan", -3, Keys::ONE, hashes::hscan),
+    // sets
+    growing("sadd", -3, Keys::ONE, sets::sadd),
+    write("srem", -3, Keys::ONE, sets::srem),
+    write("smove", 4, Keys::TWO, sets::smove),
+    write("spop", -2, Keys::ONE, sets::spop),
+    growing("sinterstore", -3, Keys::ALL, sets::sinterstore),
+    growing("sunionstore", -3, Keys::ALL, sets::sunionstore),
+    growing("sdiffstore", -3, Keys::ALL, sets::sdiffstore),
+    read("scard", 2, Keys::ONE, sets::scard),
+    read("sismember", 3, Keys::ONE, sets::sismember),
+    read("smismember", -3, Keys::ONE, sets::smismember),
+    read("smembers", 2, Keys::ONE, sets::smembers),
+    read("srandmember", -2, Keys::ONE, sets::srandmember),
+    read("sscan", -3, Keys::ONE, sets::sscan),
+    read("sinter", -2, Keys::ALL, sets::sinter),
+    read("sunion", -2, Keys::ALL, sets::sunion),
+    read("sdiff", -2, Keys::ALL, sets::sdiff),
+    read("sintercard", -3, Keys::COUNTED, sets::sintercard),
+    // sorted sets
+    growing("zadd", -4, Keys::ONE, sorted_sets::zadd),
+    growing("zincrby", 4, Keys::ONE, sorted_sets::zincrby),
+    write("zrem", -3, Keys::ONE, sorted_sets::zrem),
+    write("zremrangebyrank", 4, Keys::ONE, sorted_sets::zremrangebyrank),
+    write("zremrangebyscore", 4, Keys::ONE, sorted_sets::zremrangebyscore),
+    write("zremrangebylex", 4, Keys::ONE, sorted_sets::zremrangebylex),
+    write("zpopmin", -2, Keys::ONE, sorted_sets::zpopmin),
+    write("zpopmax", -2, Keys::ONE, sorted_sets::zpopmax),
+    write("zmpop", -4, Keys::COUNTED, sorted_sets::zmpop),
+    growing("zrangestore", -5, Keys::TWO, sorted_sets::zrangestore),
+    growing("zunionstore", -4, Keys::COUNTED_AFTER_ONE, sorted_sets::zunionstore),
+    growing("zinterstore", -4, Keys::COUNTED_AFTER_ONE, sorted_sets::zinterstore),
+    growing("zdiffstore", -4, Keys::COUNTED_AFTER_ONE, sorted_sets::zdiffstore),
+    read("zunion", -3, Keys::COUNTED, sorted_sets::zunion),
+    read("zinter", -3, Keys::COUNTED, sorted_sets::zinter),
+    read("zdiff", -3, Keys::COUNTED, sorted_sets::zdiff),
+    read("zintercard", -3, Keys::COUNTED, sorted_sets::zintercard),
+    read("zcard", 2, Keys::ONE, sorted_sets::zcard),
+    read("zcount", 4, Keys::ONE, sorted_sets::zcount),
+    read("zlexcount", 4, Keys::ONE, sorted_sets::zlexcount),
+    read("zscore", 3, Keys::ONE, sorted_sets::zscore),
+    read("zmscore", -3, Keys::ONE, sorted_sets::zmscore),
+    read("zrank", -3, Keys::ONE, sorted_sets::zrank),
+    read("zrevrank", -3, Keys::ONE, sorted_sets::zrevrank),
+    read("zrange", -4, Keys::ONE, sorted_sets::zrange),
+    read("zrevrange", -4, Keys::ONE, sorted_sets::zrevrange),
+    read("zrangebyscore", -4, Keys::ONE, sorted_sets::zrangebyscore),
+    read("zrevrangebyscore", -4, Keys::ONE, sorted_sets::zrevrangebyscore),
+    read("zrangebylex", -4, Keys::ONE, sorted_sets::zrangebylex),
+    read("zrevrangebylex", -4, Keys::ONE, sorted_sets::zrevrangebylex),
+    read("zrandmember", -2, Keys::ONE, sorted_sets::zrandmember),
+    read("zscan", -3, Keys::ONE, sorted_sets::zscan),
+    // lists
+    growing("lpush", -3, Keys::ONE, lists::lpush),
+    growing("rpush", -3, Keys::ONE, lists::rpush),
+    growing("lpushx", -3, Keys::ONE, lists::lpushx),
+    growing("rpushx", -3, Keys::ONE, lists::rpushx),
+    growing("linsert", 5, Keys::ONE, lists::linsert),
+    growing("lset", 4, Keys::ONE, lists::lset),
+    growing("lmove", 5, Keys::TWO, lists::lmove),
+    growing("rpoplpush", 3, Keys::TWO, lists::rpoplpush),
+    write("lpop", -2, Keys::ONE, lists::lpop),
+    write("rpop", -2, Keys::ONE, lists::rpop),
+    write("lmpop", -4, Keys::COUNTED, lists::lmpop),
+    write("lrem", 4, Keys::ONE, lists::lrem),
+    write("ltrim", 4, Keys::ONE, lists::ltrim),
+    read("llen", 2, Keys::ONE, lists::llen),
+    read("lindex", 3, Keys::ONE, lists::lindex),
+    read("lrange", 4, Keys::ONE, lists::lrange),
+    read("lpos", -3, Keys::ONE, lists::lpos),
     // keys
+    growing("sort", -2, Keys::ONE_AND_STORE, sort::sort),
+    read("sort_ro", -2, Keys::ONE, sort::sort),
+    read("dump", 2, Keys::ONE, dump::dump),
+    growing("restore", -4, Keys::ONE, dump::restore),
     write("del", -2, Keys::ALL, keys::del),
     write("unlink", -2, Keys::ALL, keys::del),
     read("exists", -2, Keys::ALL, keys::exists),

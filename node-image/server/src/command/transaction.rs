@@ -1,12 +1,16 @@
 //! MULTI, EXEC, DISCARD, WATCH. A transaction executes whole in one log entry, so it is atomic on every replica.
 //!
-//! WATCH watches slots: a change to another key of the same slot also makes EXEC give up. That is allowed, as every user
-//! of WATCH repeats, and costs no memory per key.
+//! WATCH watches keys: the key space tells which of them changed. A key that is there when it is watched has changed also
+//! when its time came.
 
 use super::call::{Call, Done};
-use super::session::Transaction;
+use super::session::{Queued, Transaction, Watched};
 use super::{Class, Outcome, admit, run};
 use crate::resp::Writer;
+use bytes::Bytes;
+
+/// Keys that a client watches at most.
+const MAX_WATCHED: usize = 10_000;
 
 pub(super) fn multi(call: &mut Call<'_, '_>) -> Done {
     call.session.transaction = Some(Transaction::default());
@@ -24,12 +28,30 @@ pub(super) fn discard(call: &mut Call<'_, '_>) -> Done {
 }
 
 pub(super) fn watch(call: &mut Call<'_, '_>) -> Done {
-    let version = call.context.keyspace.version(call.slot);
-    if !call.session.watched.iter().any(|(slot, _)| *slot == call.slot) {
-        call.session.watched.push((call.slot, version));
+    for key in &call.args[1..] {
+        if call.session.watched.iter().any(|watched| watched.key == *key) {
+            continue;
+        }
+        if call.session.watched.len() >= MAX_WATCHED {
+            return Err("ERR too many keys are watched".into());
+        }
+        let alive = call.item(key).is_some();
+        call.session.watched.push(Watched {
+            // Copied: a slice would keep the whole input of the connection alive.
+            key: Bytes::copy_from_slice(key),
+            slot: call.slot,
+            alive,
+            watch: call.context.keyspace.watch(key),
+        });
     }
     call.reply.ok();
     Ok(())
+}
+
+/// Whether a watched key is still as it was.
+fn is_unchanged(call: &Call<'_, '_>, watched: &Watched) -> bool {
+    let Watched { key, slot, alive, watch } = watched;
+    !watch.changed() && (!alive || call.context.keyspace.get(*slot, key, call.now()).is_some())
 }
 
 pub(super) fn unwatch(call: &mut Call<'_, '_>) -> Done {
@@ -50,21 +72,19 @@ pub(super) fn exec(call: &mut Call<'_, '_>) -> Done {
         return Err("CROSSSLOT Keys in request don't hash to the same slot".into());
     }
     if !watched.is_empty() && !call.context.view.serving {
-        return Err(call.context.view.elsewhere(watched[0].0).into());
+        return Err(call.context.view.elsewhere(watched[0].slot).into());
     }
-    let unchanged = watched
-        .iter()
-        .all(|&(slot, version)| call.context.keyspace.version(slot) == version);
-    if !unchanged {
+    if !watched.iter().all(|watched| is_unchanged(call, watched)) {
         call.reply.null_array();
         call.class = Some(Outcome {
             class: Class::Read,
             wait_index: watched
                 .iter()
-                .map(|&(slot, _)| call.context.keyspace.last_write(slot))
+                .map(|watched| call.context.keyspace.last_write(watched.slot))
                 .max()
                 .unwrap_or(0),
             close: false,
+            holders: None,
         });
         return Ok(());
     }
@@ -73,12 +93,20 @@ pub(super) fn exec(call: &mut Call<'_, '_>) -> Done {
         admit(queued.command, call.context, call.session, &queued.args)?;
     }
     call.reply.array(transaction.queued.len());
+    let begin = call.begin;
     let (out, mut whole) = (call.reply.buffer(), Outcome::IMMEDIATE);
     for queued in &transaction.queued {
-        let outcome = run(queued.command, call.context, call.session, &queued.args, transaction.slot, out).unwrap_or_else(|refusal| {
+        let Queued { command, args } = queued;
+        let result = run(command, call.context, call.session, args, transaction.slot, out, begin);
+        let outcome = result.unwrap_or_else(|refusal| {
             Writer::new(out, call.session.version).error(&refusal);
             Outcome::IMMEDIATE
         });
+        if let Some(holders) = outcome.holders {
+            // A transaction does not wait. What its commit says: so many of the others hold it, and this node if all do.
+            let (quorum, members) = (call.context.view.write_quorum as usize, call.context.view.replicas.len() + 1);
+            holders.reply(quorum.saturating_sub(1) as u64, quorum >= members, out);
+        }
         whole.wait_index = whole.wait_index.max(outcome.wait_index);
         whole.class = match (whole.class, outcome.class) {
             (Class::Write, _) | (_, Class::Write) => Class::Write,

@@ -3,9 +3,11 @@
 //!
 //! Encoding: one version byte, then effects: kind u8, then its fields; lengths and numbers as LEB128.
 
+use super::collection::{self, Update};
 use super::slot::{NEVER, Value};
 use bytes::{BufMut, BytesMut};
 use quorate_api::slot::slot_of;
+use std::sync::Arc;
 
 /// Version of the encoding.
 const VERSION: u8 = 1;
@@ -13,7 +15,11 @@ const PUT: u8 = 1;
 const DELETE: u8 = 2;
 const SET_EXPIRY: u8 = 3;
 const FLUSH_ALL: u8 = 4;
-const STRING: u8 = 0;
+// 5 to 17 are updates.
+const RENAME: u8 = 18;
+const COPY: u8 = 19;
+/// Kind of a value; the others are collections.
+pub(super) const STRING: u8 = 0;
 
 /// A change to the state.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +47,27 @@ pub enum Effect<'a> {
     },
     /// Every key is gone.
     FlushAll,
+    /// A part of what the key holds changes.
+    Update {
+        /// The key.
+        key: &'a [u8],
+        /// The change.
+        update: &'a Update<'a>,
+    },
+    /// The key has another name, whatever had that name before.
+    Rename {
+        /// The key.
+        key: &'a [u8],
+        /// Its new name.
+        to: &'a [u8],
+    },
+    /// Another key holds the same and expires at the same time.
+    Copy {
+        /// The key.
+        key: &'a [u8],
+        /// The other.
+        to: &'a [u8],
+    },
 }
 
 /// An effect as it is read back.
@@ -62,6 +89,19 @@ pub(super) enum Decoded<'a> {
         expiry: u64,
     },
     FlushAll,
+    Update {
+        slot: u16,
+        key: &'a [u8],
+        update: Update<'a>,
+    },
+    Rename {
+        key: &'a [u8],
+        to: &'a [u8],
+    },
+    Copy {
+        key: &'a [u8],
+        to: &'a [u8],
+    },
 }
 
 /// Why effects cannot be applied.
@@ -76,6 +116,9 @@ pub enum EffectError {
     /// Cut off.
     #[error("malformed effect")]
     Malformed,
+    /// For a key that is not there or holds something else.
+    #[error("an effect does not fit what its key holds")]
+    Mismatch,
 }
 
 impl<'a> Effect<'a> {
@@ -101,6 +144,17 @@ impl<'a> Effect<'a> {
                 put_number(out, encode_expiry(*expiry));
             }
             Self::FlushAll => out.put_u8(FLUSH_ALL),
+            Self::Update { key, update } => update.encode(key, out),
+            Self::Rename { key, to } => {
+                out.put_u8(RENAME);
+                put_bytes(out, key);
+                put_bytes(out, to);
+            }
+            Self::Copy { key, to } => {
+                out.put_u8(COPY);
+                put_bytes(out, key);
+                put_bytes(out, to);
+            }
         }
     }
 
@@ -142,7 +196,19 @@ fn decode<'a>(input: &mut &'a [u8]) -> Result<Decoded<'a>, EffectError> {
             key,
             expiry: decode_expiry(take_number(input)?),
         },
-        other => return Err(EffectError::Kind(other)),
+        RENAME => Decoded::Rename {
+            key,
+            to: take_bytes(input)?,
+        },
+        COPY => Decoded::Copy {
+            key,
+            to: take_bytes(input)?,
+        },
+        other => Decoded::Update {
+            slot,
+            key,
+            update: Update::decode(other, input)?,
+        },
     })
 }
 
@@ -156,15 +222,19 @@ pub(super) fn decode_expiry(number: u64) -> u64 {
 }
 
 pub(super) fn put_value(out: &mut impl BufMut, value: &Value) {
-    let Value::String(bytes) = value;
-    out.put_u8(STRING);
-    put_bytes(out, bytes);
+    match value {
+        Value::String(bytes) => {
+            out.put_u8(STRING);
+            put_bytes(out, bytes);
+        }
+        Value::Collection(collection) => collection::put_collection(out, collection),
+    }
 }
 
 pub(super) fn take_value(input: &mut &[u8]) -> Result<Value, EffectError> {
     match take_byte(input)? {
         STRING => Ok(Value::String(take_bytes(input)?.into())),
-        other => Err(EffectError::Kind(other)),
+        kind => Ok(Value::Collection(Arc::new(collection::take_collection(kind, input)?))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Effects for people: how many an entry has, and what they say. Nothing is applied.
 
 use super::effect::Decoded;
-use super::{Effect, EffectError, NEVER, Value};
+use super::{Collection, Effect, EffectError, End, NEVER, Update, Value};
 use serde_json::{Value as Json, json};
 
 /// Changes of keys in the effects of an entry.
@@ -18,7 +18,6 @@ pub fn count(effects: &[u8]) -> Result<u64, EffectError> {
 /// # Errors
 /// See [`EffectError`].
 pub fn describe(effects: &[u8]) -> Result<Vec<Json>, EffectError> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let expiry = |expiry: u64| if expiry == NEVER { Json::Null } else { json!(expiry) };
     Effect::decode_all(effects)?
         .map(|effect| {
@@ -29,14 +28,66 @@ pub fn describe(effects: &[u8]) -> Result<Vec<Json>, EffectError> {
                 Decoded::Delete { key, .. } => json!({"delete": text(key)}),
                 Decoded::SetExpiry { key, expiry: at, .. } => json!({"expire": text(key), "expiresAtMillis": expiry(at)}),
                 Decoded::FlushAll => json!({"flushAll": true}),
+                Decoded::Update { key, update, .. } => changed(&text(key), &update),
+                Decoded::Rename { key, to } => json!({"rename": text(key), "to": text(to)}),
+                Decoded::Copy { key, to } => json!({"copy": text(key), "to": text(to)}),
             })
         })
         .collect()
 }
 
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn texts<'a>(all: impl IntoIterator<Item = &'a [u8]>) -> Json {
+    all.into_iter().map(text).collect()
+}
+
+fn pairs<'a>(all: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Json {
+    let pair = |(field, value): (&[u8], &[u8])| (text(field), Json::from(text(value)));
+    Json::Object(all.into_iter().map(pair).collect())
+}
+
+fn scores<'a>(all: impl IntoIterator<Item = (&'a [u8], f64)>) -> Json {
+    // As text: JSON has no infinities.
+    let pair = |(member, score): (&[u8], f64)| json!([text(member), score.to_string()]);
+    all.into_iter().map(pair).collect()
+}
+
+fn changed(key: &str, update: &Update<'_>) -> Json {
+    match update {
+        Update::HashSet(fields) => json!({"hashSet": key, "fields": pairs(fields.iter().copied())}),
+        Update::HashRemove(fields) => json!({"hashRemove": key, "fields": texts(fields.iter().copied())}),
+        Update::SetAdd(members) => json!({"setAdd": key, "members": texts(members.iter().copied())}),
+        Update::SetRemove(members) => json!({"setRemove": key, "members": texts(members.iter().copied())}),
+        Update::SortedSetAdd(members) => {
+            json!({"sortedSetAdd": key, "members": scores(members.iter().map(|(score, member)| (*member, *score)))})
+        }
+        Update::SortedSetRemove(members) => json!({"sortedSetRemove": key, "members": texts(members.iter().copied())}),
+        Update::SortedSetRemoveRanks { rank, count } => json!({"sortedSetRemove": key, "rank": rank, "count": count}),
+        Update::ListPush { end, values } => {
+            let end = if *end == End::Left { "left" } else { "right" };
+            json!({"listPush": key, "end": end, "values": texts(values.iter().copied())})
+        }
+        Update::ListSet { position, value } => json!({"listSet": key, "position": position, "value": text(value)}),
+        Update::ListInsert { position, value } => json!({"listInsert": key, "position": position, "value": text(value)}),
+        Update::ListRemove { position, count } => json!({"listRemove": key, "position": position, "count": count}),
+        Update::ListRemoveEach(positions) => json!({"listRemove": key, "positions": positions}),
+        Update::StringWrite { offset, bytes } => json!({"stringWrite": key, "offset": offset, "value": text(bytes)}),
+    }
+}
+
 fn shown(value: &Value) -> Json {
-    match value {
-        Value::String(bytes) => json!(String::from_utf8_lossy(bytes)),
+    let collection = match value {
+        Value::String(bytes) => return json!(text(bytes)),
+        Value::Collection(collection) => collection,
+    };
+    match &**collection {
+        Collection::Hash(hash) => pairs(hash.iter()),
+        Collection::Set(set) => texts(set.iter()),
+        Collection::SortedSet(set) => scores(set.iter(0, u64::MAX)),
+        Collection::List(list) => texts(list.iter(0, u64::MAX)),
     }
 }
 

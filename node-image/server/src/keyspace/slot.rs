@@ -1,8 +1,11 @@
 //! One slot: its keys, and when it changed last.
 
+use super::collection::Collection;
+use super::effect::{EffectError, put_value, take_value};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 /// The expiry of a key that does not expire.
 pub const NEVER: u64 = u64::MAX;
@@ -18,6 +21,42 @@ pub(super) const EXPIRY_BYTES: u64 = 40;
 pub enum Value {
     /// Any bytes.
     String(Box<[u8]>),
+    /// Several elements, shared until one who shares it changes it.
+    Collection(Arc<Collection>),
+}
+
+// The table of a slot holds values: nothing may make strings larger.
+const _: () = assert!(size_of::<Value>() == size_of::<Box<[u8]>>());
+
+impl Value {
+    /// As snapshots hold it.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        put_value(&mut bytes, self);
+        bytes
+    }
+
+    /// The inverse of [`Value::to_bytes`].
+    ///
+    /// # Errors
+    /// When the bytes are not a value, or more than one.
+    pub fn from_bytes(mut bytes: &[u8]) -> Result<Self, EffectError> {
+        let value = take_value(&mut bytes)?;
+        if bytes.is_empty() { Ok(value) } else { Err(EffectError::Malformed) }
+    }
+
+    /// What it has allocated.
+    fn memory_bytes(&self) -> u64 {
+        match self {
+            Self::String(value) => allocated(value.len()),
+            Self::Collection(collection) => collection.memory_bytes(),
+        }
+    }
+}
+
+fn allocated(length: usize) -> u64 {
+    (length as u64).next_multiple_of(8)
 }
 
 /// A key.
@@ -46,11 +85,9 @@ impl Item {
     /// About what it takes in memory.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        let Value::String(value) = &self.value;
-        let allocated = |length: usize| (length as u64).next_multiple_of(8);
         let expiry = if self.expiry == NEVER { 0 } else { EXPIRY_BYTES };
         let key = if self.key.spilled() { allocated(self.key.len()) } else { 0 };
-        ITEM_BYTES + key + allocated(value.len()) + expiry
+        ITEM_BYTES + key + self.value.memory_bytes() + expiry
     }
 }
 
@@ -59,8 +96,6 @@ pub(super) struct Slot {
     items: HashTable<Item>,
     /// Log index of the last change.
     pub(super) last_write: u64,
-    /// Grows with every change in this process.
-    pub(super) version: u64,
 }
 
 impl Slot {

@@ -1,10 +1,12 @@
 //! A frozen copy of the state, cut into blocks of a bounded size.
 //!
 //! A block: one version byte, then parts of slots, each `slot | last write | number of keys | key, expiry and value of each`.
-//! A slot that is too large for a block is in several parts.
+//! A slot that is too large for a block is in several parts, and so is a collection: its key comes again with the elements
+//! that follow, and a kind of value that says so.
 
+use super::collection;
 use super::effect::{decode_expiry, encode_expiry, put_bytes, put_number, put_value, take_byte, take_bytes, take_number, take_value};
-use super::slot::Slot;
+use super::slot::{Item, Slot, Value};
 use super::{EffectError, Keyspace};
 use quorate_api::slot::SLOTS;
 use std::sync::Arc;
@@ -12,6 +14,10 @@ use std::sync::Arc;
 const VERSION: u8 = 1;
 /// A block ends when it is this long: it holds that and one more key.
 const BLOCK_BYTES: usize = 256 << 10;
+/// A collection above this is given in pieces.
+const PIECE_BYTES: usize = 128 << 10;
+/// Added to the kind of a collection whose key was given before.
+const MORE: u8 = 0x80;
 
 /// The state as it was. Cheap to make: slots are shared until they change.
 #[derive(Clone, Debug)]
@@ -59,15 +65,14 @@ impl Snapshot {
         for (number, slot) in (0u16..).zip(&mut self.slots) {
             let slot = std::mem::take(slot);
             for item in slot.iter() {
-                put_bytes(&mut block.keys, &item.key);
-                put_number(&mut block.keys, encode_expiry(item.expiry));
-                put_value(&mut block.keys, &item.value);
-                block.count += 1;
-                if block.is_full() {
-                    block.end_part(number, slot.last_write);
-                    give(&block.bytes)?;
-                    block.bytes.clear();
-                }
+                put_item(item, &mut block, |block| {
+                    if block.is_full() {
+                        block.end_part(number, slot.last_write);
+                        give(&block.bytes)?;
+                        block.bytes.clear();
+                    }
+                    Ok(())
+                })?;
             }
             if block.count > 0 || slot.last_write > 0 {
                 block.end_part(number, slot.last_write);
@@ -75,6 +80,28 @@ impl Snapshot {
         }
         if block.bytes.is_empty() { Ok(()) } else { give(&block.bytes) }
     }
+}
+
+/// Writes an item; calls `step` after each of its pieces.
+fn put_item<E>(item: &Item, block: &mut Block, mut step: impl FnMut(&mut Block) -> Result<(), E>) -> Result<(), E> {
+    let head = |block: &mut Block| {
+        put_bytes(&mut block.keys, &item.key);
+        put_number(&mut block.keys, encode_expiry(item.expiry));
+        block.count += 1;
+    };
+    let Value::Collection(collection) = &item.value else {
+        head(block);
+        put_value(&mut block.keys, &item.value);
+        return step(block);
+    };
+    let mut is_more = 0;
+    collection::put_pieces(collection, PIECE_BYTES, |piece| {
+        head(block);
+        block.keys.push(piece[0] | is_more);
+        block.keys.extend_from_slice(&piece[1..]);
+        is_more = MORE;
+        step(block)
+    })
 }
 
 impl Keyspace {
@@ -105,10 +132,33 @@ impl Keyspace {
             for _ in 0..count {
                 let key = take_bytes(input)?;
                 let expiry = decode_expiry(take_number(input)?);
-                let value = take_value(input)?;
-                self.insert(slot, key, value, expiry, last_write);
+                match input.first() {
+                    Some(kind) if kind & MORE != 0 => {
+                        let kind = take_byte(input)? ^ MORE;
+                        self.extend(slot, key, kind, input)?;
+                    }
+                    _ => {
+                        let value = take_value(input)?;
+                        self.insert(slot, key, value, expiry, last_write);
+                    }
+                }
             }
         }
         Ok(())
+    }
+
+    /// Adds elements to a collection that an earlier block began.
+    fn extend(&mut self, slot: u16, key: &[u8], kind: u8, input: &mut &[u8]) -> Result<(), EffectError> {
+        let hash = self.hash(key);
+        let index = self.last_write(slot);
+        let item = self.slot_mut(slot, index).get_mut(hash, key).ok_or(EffectError::Mismatch)?;
+        let before = item.memory_bytes();
+        let Value::Collection(collection) = &mut item.value else {
+            return Err(EffectError::Mismatch);
+        };
+        let result = collection::take_into(kind, Arc::make_mut(collection), input);
+        let after = item.memory_bytes();
+        self.bytes = self.bytes - before + after;
+        result
     }
 }

@@ -139,6 +139,14 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// A floating-point number that is written already.
+    pub fn double(&mut self, text: &str) {
+        match self.version {
+            Version::Resp2 => self.bulk(text.as_bytes()),
+            Version::Resp3 => self.line(b',', text.as_bytes()),
+        }
+    }
+
     /// A text for people.
     pub fn verbatim(&mut self, text: &str) {
         match self.version {

@@ -11,13 +11,15 @@
 
 use super::Shared;
 use super::follower_reads::stand;
-use crate::command::{Class, ClientSession, Reads, execute, failed_reply};
+use crate::command::{Class, ClientSession, Holders, Reads, execute, failed_reply};
 use crate::resp::{Limits, Parser, ProtocolError, Version, Writer};
 use bytes::{Bytes, BytesMut};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot::error::RecvError;
 
 /// A batch ends when its replies reach this size.
 const MAX_REPLY_BYTES: usize = 1 << 20;
@@ -86,6 +88,8 @@ struct Batch {
     commit: u64,
     read: bool,
     close: bool,
+    /// The reply of its last command says who holds a write, and waits for that.
+    holders: Option<Holders>,
 }
 
 impl Batch {
@@ -96,14 +100,16 @@ impl Batch {
             commit,
             read,
             close,
+            holders,
         } = self;
         out.clear();
         marks.clear();
-        (*commit, *read, *close) = (0, false, false);
+        (*commit, *read, *close, *holders) = (0, false, false, None);
     }
 
     /// Replaces what may not be said any more.
     fn depose(&mut self) {
+        self.holders = None;
         let mut out = BytesMut::with_capacity(self.out.len());
         let mut at = 0;
         for mark in &self.marks {
@@ -169,6 +175,15 @@ async fn serve_client(shared: &Shared, stream: TcpStream) -> std::io::Result<()>
         if (batch.commit > 0 || batch.read) && !wait_for_commit(shared, &batch).await {
             batch.depose();
         }
+        if let Some(holders) = batch.holders.take() {
+            let Some(held) = wait_for_holders(shared, holders, &mut read).await? else {
+                return Ok(());
+            };
+            match held {
+                Ok((replicas, local)) => holders.reply(replicas, local, &mut batch.out),
+                Err(_) => failed_reply(Class::Read, &mut batch.out),
+            }
+        }
         if !batch.out.is_empty() {
             tokio::time::timeout(WRITE_TIMEOUT, write.write_all(&batch.out)).await??;
         }
@@ -216,6 +231,25 @@ async fn wait_for_commit(shared: &Shared, batch: &Batch) -> bool {
     answer.await.unwrap_or(false)
 }
 
+/// None: the client is gone.
+async fn wait_for_holders(
+    shared: &Shared,
+    holders: Holders,
+    read: &mut OwnedReadHalf,
+) -> std::io::Result<Option<Result<(u64, bool), RecvError>>> {
+    let mut answer = shared.node.borrow_mut().await_holders(holders);
+    let mut byte = [0];
+    tokio::select! {
+        biased;
+        held = &mut answer => Ok(Some(held)),
+        peeked = read.peek(&mut byte) => match peeked? {
+            0 => Ok(None),
+            // It has sent more: whether it goes is not seen before that is read.
+            _ => Ok(Some(answer.await)),
+        },
+    }
+}
+
 /// Executes what has arrived; true if there may be more in `input`.
 fn run(
     shared: &Shared,
@@ -247,6 +281,7 @@ fn run(
             let outcome = execute(context, session, args, &mut batch.out);
             batch.close |= outcome.close;
             batch.commit = batch.commit.max(outcome.wait_index);
+            batch.holders = outcome.holders;
             if outcome.class != Class::Immediate {
                 batch.read |= outcome.class == Class::Read;
                 batch.marks.push(Mark {
@@ -254,6 +289,9 @@ fn run(
                     end: batch.out.len(),
                     class: outcome.class,
                 });
+            }
+            if batch.holders.is_some() {
+                return true;
             }
             if session.reads() != reads {
                 // What follows may have to wait before it executes.

@@ -10,7 +10,7 @@ use super::connection::Outbox;
 use super::follower_reads::Asking;
 use super::log_thread::{LogThread, or_abort};
 use super::snapshots::Snapshots;
-use crate::command::{Context, NodeEndpoint, NodeView};
+use crate::command::{Context, Holders, NodeEndpoint, NodeView};
 use crate::durability;
 use crate::keyspace::{self, Change, Keyspace};
 use crate::restore::load_snapshot;
@@ -19,6 +19,8 @@ use bytes::BytesMut;
 use quorate_api::wire::{NodeAddresses, Reply, Request};
 use quorate_api::{Entry, EntryBody, EntryId, Epoch, Incarnation, Member, NodeRole, NodeStatus, Position, PrimaryView, ReplicaId};
 use quorate_protocol::{Effect, Event, HardState, Replica, Session, Tail};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -77,6 +79,15 @@ struct Waiting {
     done: oneshot::Sender<bool>,
 }
 
+/// A client that waits until members hold a write.
+#[derive(Debug)]
+struct Holding {
+    wanted: Holders,
+    /// When it hears how many there are in any case.
+    until: Option<u64>,
+    done: oneshot::Sender<(u64, bool)>,
+}
+
 /// What observers of the node see; a change is told at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Outline {
@@ -131,6 +142,7 @@ pub struct Node {
     touched: Vec<Session>,
     waiting: VecDeque<Waiting>,
     pub(super) asking: VecDeque<Asking>,
+    holding: Vec<Holding>,
     next_session: u64,
     live: BTreeMap<Incarnation, NodeAddresses>,
     view: NodeView,
@@ -138,6 +150,7 @@ pub struct Node {
     /// The log thread was given entries and has not been waited for since.
     log_thread_used: bool,
     started: Instant,
+    random: SmallRng,
     handing_over: bool,
     outline: Option<Outline>,
     changes: watch::Sender<u64>,
@@ -157,11 +170,13 @@ impl Node {
             touched: Vec::new(),
             waiting: VecDeque::new(),
             asking: VecDeque::new(),
+            holding: Vec::new(),
             next_session: 1,
             live: BTreeMap::new(),
             unsynced: None,
             log_thread_used: false,
             started: Instant::now(),
+            random: SmallRng::from_rng(&mut rand::rng()),
             handing_over: false,
             outline: None,
             changes: watch::Sender::new(0),
@@ -346,6 +361,7 @@ impl Node {
             pending_index,
             view: &self.view,
             password: self.parts.password.as_deref(),
+            random: &mut self.random,
         })
     }
 
@@ -361,6 +377,40 @@ impl Node {
             done,
         });
         receiver
+    }
+
+    /// Waits until members hold a write durably, or the time is over: how many others do, and whether this node does. An error
+    /// when this node was deposed first.
+    pub fn await_holders(&mut self, wanted: Holders) -> oneshot::Receiver<(u64, bool)> {
+        let (done, receiver) = oneshot::channel();
+        let until = (wanted.timeout_millis > 0).then(|| self.now().saturating_add(wanted.timeout_millis));
+        self.holding.push(Holding { wanted, until, done });
+        self.tell_holders();
+        receiver
+    }
+
+    fn tell_holders(&mut self) {
+        if self.holding.is_empty() {
+            return;
+        }
+        if !self.parts.replica.serving() {
+            self.holding.clear();
+            return;
+        }
+        let (now, durable) = (self.now(), self.parts.replica.durable());
+        let peers = self.parts.replica.peers(now);
+        let holding = std::mem::take(&mut self.holding);
+        for Holding { wanted, until, done } in holding {
+            let replicas = peers.iter().filter(|peer| !peer.learner && peer.matched >= wanted.index).count() as u64;
+            let local = durable >= wanted.index;
+            let enough = replicas >= wanted.replicas && (local || !wanted.local);
+            if enough || until.is_some_and(|until| until <= now) {
+                // The client may be gone; nobody waits then.
+                let _ = done.send((replicas, local));
+            } else if !done.is_closed() {
+                self.holding.push(Holding { wanted, until, done });
+            }
+        }
     }
 
     /// Proposes what is pending and sends what is due.
@@ -620,6 +670,7 @@ impl Node {
 
     /// Answers whoever waited for what is committed and confirmed by now.
     fn answer(&mut self) {
+        self.tell_holders();
         if self.waiting.is_empty() || !self.parts.replica.serving() {
             return;
         }

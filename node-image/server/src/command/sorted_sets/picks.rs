@@ -1,0 +1,160 @@
+//! What takes members of sorted sets from an end, by chance, or one after the other.
+
+use super::super::call::{Call, Done, SYNTAX, check_reply, find, parse_integer};
+use super::super::numbers::{format_double, reply_double};
+use super::super::options::{ScanOptions, counted_keys, random_count, random_positions};
+use super::reply_members;
+use crate::keyspace::{SortedSet, Update};
+use bytes::Bytes;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    Min,
+    Max,
+}
+
+/// At most `count` members from an end on, and the rank of the first of them in the set's order.
+fn members<'k>(set: &'k SortedSet, which: Which, count: u64) -> (Box<dyn Iterator<Item = (&'k [u8], f64)> + 'k>, u64) {
+    match which {
+        Which::Min => (Box::new(set.iter(0, count)), 0),
+        Which::Max => (Box::new(set.iter_back(set.len(), count)), set.len() - count),
+    }
+}
+
+fn pop(call: &mut Call<'_, '_>, which: Which) -> Done {
+    let args = call.args;
+    let count = match args.len() {
+        2 => None,
+        3 => {
+            let count = parse_integer(&args[2]).and_then(|count| u64::try_from(count).ok());
+            Some(count.ok_or("ERR value is out of range, must be positive")?)
+        }
+        _ => return Err(SYNTAX),
+    };
+    let Some(set) = find::<SortedSet>(call.context, call.slot, &args[1])? else {
+        call.reply.array(0);
+        return Ok(());
+    };
+    let taken = count.unwrap_or(1).min(set.len());
+    let (members, rank) = members(set, which, taken);
+    match count {
+        Some(_) => reply_members(&mut call.reply, call.begin, taken, true, members)?,
+        None => {
+            call.reply.array(2);
+            for (member, score) in members {
+                call.reply.bulk(member);
+                reply_double(&mut call.reply, score);
+            }
+        }
+    }
+    remove(call, &args[1], rank, taken)
+}
+
+fn remove(call: &mut Call<'_, '_>, key: &Bytes, rank: u64, count: u64) -> Done {
+    if count > 0 {
+        call.update(key, &Update::SortedSetRemoveRanks { rank, count })?;
+    }
+    Ok(())
+}
+
+pub(crate) fn zpopmin(call: &mut Call<'_, '_>) -> Done {
+    pop(call, Which::Min)
+}
+
+pub(crate) fn zpopmax(call: &mut Call<'_, '_>) -> Done {
+    pop(call, Which::Max)
+}
+
+pub(crate) fn zmpop(call: &mut Call<'_, '_>) -> Done {
+    let keys = counted_keys(call, 1)?;
+    let at = 2 + keys.len();
+    let which = match call.word(at).as_str() {
+        "MIN" => Which::Min,
+        "MAX" => Which::Max,
+        _ => return Err(SYNTAX),
+    };
+    let count = match (call.args.len() - at, call.word(at + 1).as_str()) {
+        (1, _) => 1,
+        (3, "COUNT") => {
+            let count = parse_integer(&call.args[at + 2]).and_then(|count| u64::try_from(count).ok());
+            count.filter(|count| *count > 0).ok_or("ERR count should be greater than 0")?
+        }
+        _ => return Err(SYNTAX),
+    };
+    for key in keys {
+        let Some(set) = find::<SortedSet>(call.context, call.slot, key)? else {
+            continue;
+        };
+        let taken = count.min(set.len());
+        let (members, rank) = members(set, which, taken);
+        call.reply.array(2);
+        call.reply.bulk(key);
+        call.reply.array(taken as usize);
+        for (member, score) in members {
+            call.reply.array(2);
+            call.reply.bulk(member);
+            reply_double(&mut call.reply, score);
+            check_reply(&mut call.reply, call.begin)?;
+        }
+        return remove(call, key, rank, taken);
+    }
+    call.reply.null_array();
+    Ok(())
+}
+
+pub(crate) fn zrandmember(call: &mut Call<'_, '_>) -> Done {
+    let args = call.args;
+    let (count, with_scores) = match (args.len(), call.word(3).as_str()) {
+        (2, _) => (None, false),
+        (3, _) => (Some(random_count(call, 2)?), false),
+        (4, "WITHSCORES") => (Some(random_count(call, 2)?), true),
+        _ => return Err(SYNTAX),
+    };
+    let length = call.collection::<SortedSet>(&args[1])?.map_or(0, SortedSet::len);
+    // Taken out for a moment: the set is read from the context meanwhile.
+    let mut random = call.context.random.clone();
+    let set = find::<SortedSet>(call.context, call.slot, &args[1])?;
+    match count {
+        None => {
+            let position = random_positions(&mut random, length, -1).next();
+            let member = set.zip(position).and_then(|(set, position)| set.at(position));
+            call.reply.bulk_or_null(member.map(|(member, _)| member));
+        }
+        Some(count) => {
+            let picks = if count < 0 && length > 0 {
+                count.unsigned_abs()
+            } else {
+                length.min(count.unsigned_abs())
+            };
+            let positions = random_positions(&mut random, length, count);
+            let members = positions.map_while(|position| set?.at(position));
+            reply_members(&mut call.reply, call.begin, picks, with_scores, members)?;
+        }
+    }
+    *call.context.random = random;
+    Ok(())
+}
+
+pub(crate) fn zscan(call: &mut Call<'_, '_>) -> Done {
+    let options: ScanOptions<'_> = ScanOptions::read(call)?;
+    let mut found = Vec::new();
+    let next = match find::<SortedSet>(call.context, call.slot, &call.args[1])? {
+        None => 0,
+        Some(set) => set.scan(options.cursor, options.count, |member, score| {
+            if options.fits(member) {
+                found.push((member, score));
+            }
+        }),
+    };
+    call.reply.array(2);
+    call.reply.bulk(itoa::Buffer::new().format(next).as_bytes());
+    call.reply.array(found.len() * if options.values { 2 } else { 1 });
+    for (member, score) in found {
+        call.reply.bulk(member);
+        if options.values {
+            call.reply.bulk(format_double(score).as_bytes());
+        }
+        check_reply(&mut call.reply, call.begin)?;
+    }
+    Ok(())
+}
