@@ -432,11 +432,7 @@ fn comes_back_empty(world: &mut World, ordinal: u32) {
 
 #[test]
 fn a_member_that_is_lost_is_replaced_although_reads_need_every_member() {
-    let every = Quorum {
-        replicas: 3,
-        write: 2,
-        read: 3,
-    };
+    let every = Quorum::strong(3, 2, 3);
     let mut world = World::of(|_, now| well(every, now));
     world.settings.quorum = every;
     comes_back_empty(&mut world, 2);
@@ -474,11 +470,7 @@ fn a_replica_with_a_new_volume_becomes_a_member_before_the_primary_that_is_to_go
         })
         .into();
     comes_back_empty(&mut world, 0);
-    world.settings.quorum = Quorum {
-        replicas: 1,
-        write: 1,
-        read: 1,
-    };
+    world.settings.quorum = Quorum::strong(1, 1, 1);
     let Goal::Change(target) = world.plan().start.unwrap().goal else {
         panic!("no change")
     };
@@ -501,11 +493,7 @@ fn a_first_view_change_that_did_not_come_about_is_tried_again_and_is_no_lost_dat
 #[test]
 fn pods_that_are_members_no_more_stay_until_every_member_knows_durably_that_the_change_is_committed() {
     let mut world = World::of(well);
-    world.settings.quorum = Quorum {
-        replicas: 1,
-        write: 1,
-        read: 1,
-    };
+    world.settings.quorum = Quorum::strong(1, 1, 1);
     let target = configuration(world.settings.quorum);
     put_in_force(&mut world, &target);
     status(&mut world.members[0]).commit = 1;
