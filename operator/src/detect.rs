@@ -132,7 +132,11 @@ pub fn is_cut_off(status: &NodeStatus, quorum: Quorum, suspect_after: Duration) 
 }
 
 fn reached(status: &NodeStatus, suspect_after: Duration) -> usize {
-    status.peers.iter().filter(|peer| alive(peer, suspect_after)).count()
+    status
+        .peers
+        .iter()
+        .filter(|peer| !peer.learner && alive(peer, suspect_after))
+        .count()
 }
 
 /// Other members that a primary needs to commit what it acknowledges.

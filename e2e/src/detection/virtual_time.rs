@@ -218,13 +218,18 @@ impl<'a> World<'a> {
     fn run(&mut self) {
         // Until everybody was heard once, there is nothing to judge.
         let settled = 2 * SECOND;
-        while let Some(Reverse((at, _, event))) = self.queue.pop() {
+        while let Some(Reverse((at, ..))) = self.queue.peek() {
+            let at = *at;
             if at > self.end {
                 break;
             }
-            if self.now >= settled {
-                self.let_pass(at);
+            // What is asked for then may arrive before what comes next now.
+            if let Some(moment) = self.next_moment(at).filter(|_| self.now >= settled) {
+                self.now = moment;
+                self.look(moment);
+                continue;
             }
+            let Some(Reverse((_, _, event))) = self.queue.pop() else { break };
             self.now = at;
             self.happen(event);
             if at >= settled {
@@ -240,17 +245,12 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What a verdict may change by time alone: a status becomes old.
-    fn let_pass(&mut self, until: u64) {
+    /// The next moment before `until` at which time alone may change a verdict: a status becomes old.
+    fn next_moment(&self, until: u64) -> Option<u64> {
         let limit = micros(self.suspect_after);
         let heard = self.members.iter().filter_map(|member| member.heard);
-        let mut moments: Vec<u64> = heard.map(|heard| micros(heard.duration_since(self.begin)) + limit + 1).collect();
-        let between = self.now + 1..until;
-        moments.retain(|moment| between.contains(moment));
-        moments.sort_unstable();
-        for moment in moments {
-            self.look(moment);
-        }
+        let moments = heard.map(|heard| micros(heard.duration_since(self.begin)) + limit + 1);
+        moments.filter(|moment| (self.now + 1..until).contains(moment)).min()
     }
 
     fn look(&mut self, at: u64) {

@@ -110,7 +110,7 @@ fn choose<'a>(
     if let Some(idle) = outdated.iter().find(|member| does_not_run(member)) {
         return Ok(idle);
     }
-    let Some(leader) = leader(seen, phase) else {
+    let Some(leader) = leader(seen, phase).filter(|_| matches!(phase, Phase::Serving(..))) else {
         return Err("there is no primary that serves and that the operator hears".to_owned());
     };
     if !idle {

@@ -387,14 +387,15 @@ proptest! {
     }
 
     #[test]
-    fn a_change_begins_only_with_a_primary_that_serves_and_never_beside_another_view_change(world in worlds(), scale in 1u32..8, wanted in quorums()) {
+    fn a_change_begins_only_with_a_primary_that_leads_and_never_beside_another_view_change(world in worlds(), scale in 1u32..8, wanted in quorums()) {
         let mut world = world;
         world.settings.quorum = wanted;
         world.reconciled.scale = Some(scale);
         let plan = world.plan();
         let driving = world.driving.is_some();
         if let Some(ViewChange { goal: Goal::Change(target), .. }) = plan.start {
-            prop_assert!(!driving && matches!(plan.phase, Phase::Serving(_, true)) && !world.settings.paused);
+            // One that lacks members of its quorum leads still: to replace them may be the only way out.
+            prop_assert!(!driving && matches!(plan.phase, Phase::Serving(_, true) | Phase::NoQuorum(_)) && !world.settings.paused);
             prop_assert!(target.members().iter().all(|member| member.ordinal < scale), "all its pods are there");
             prop_assert!(target.members().iter().all(|member| world.members.iter().any(|seen| seen.incarnation() == Some(member.incarnation))
                 || configuration(wanted).members().iter().any(|known| known.incarnation == member.incarnation)));
