@@ -86,6 +86,7 @@ pub(crate) fn blank(ordinal: u32, now: Instant) -> Observed {
             tails: Vec::new(),
             page_cache: false,
             uptime_millis: 0,
+            slots: None,
         }),
     }
 }

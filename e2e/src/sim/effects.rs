@@ -122,7 +122,14 @@ impl World {
                     self.send(number, Message::Index(session, to, answer));
                 }
             }
-            Reply::SnapshotAck(_) | Reply::Status(_) | Reply::HandOver(_) => {}
+            // Of the runtime, not of the core.
+            Reply::SnapshotAck(_)
+            | Reply::Status(_)
+            | Reply::HandOver(_)
+            | Reply::MoveSlots(_)
+            | Reply::AbortMove(_)
+            | Reply::SlotSizes(_)
+            | Reply::Handoff(_) => {}
         }
     }
 

@@ -13,6 +13,7 @@ pub mod entry;
 pub mod epoch;
 pub mod identity;
 pub mod slot;
+pub mod slots;
 pub mod status;
 pub mod view_change;
 pub mod wire;
@@ -21,5 +22,6 @@ pub use configuration::{Configuration, ConfigurationError, Consistency, Member, 
 pub use entry::{Entry, EntryBody};
 pub use epoch::{EntryId, Epoch, Position};
 pub use identity::{Incarnation, ReplicaId, StoreId};
+pub use slots::{MovePhase, MoveRefusal, MoveSlots, MoveStatus, RoutingMap, RoutingMember, RoutingShard, SlotSet, SlotsStatus};
 pub use status::{CutTail, NodeRole, NodeStatus, PeerStatus, PrimaryView};
 pub use view_change::{ActivateAnswer, ActivateRefusal, ActivateRequest, FenceAnswer, FenceRequest, Proposal};

@@ -3,6 +3,7 @@
 use crate::configuration::Configuration;
 use crate::epoch::{EntryId, Epoch};
 use crate::identity::{Incarnation, ReplicaId};
+use crate::slots::SlotsStatus;
 use serde::{Deserialize, Serialize};
 
 /// The part that a replica plays now.
@@ -70,6 +71,9 @@ pub struct NodeStatus {
     /// Milliseconds that this process has run, by its monotonic clock. 0 from nodes that do not tell.
     #[serde(default)]
     pub uptime_millis: u64,
+    /// The slots of its group and their moves. None from a node from before there were moves.
+    #[serde(default)]
+    pub slots: Option<SlotsStatus>,
 }
 
 /// Entries that were cut off a log, and kept aside.

@@ -11,6 +11,7 @@ use crate::configuration::Member;
 use crate::entry::{Entry, EntryError};
 use crate::epoch::{EntryId, Epoch, Position};
 use crate::identity::{Incarnation, ReplicaId};
+use crate::slots::{Attempt, Handoff, HandoffAnswer, HandoffChunk, HandoffStep, MoveRefusal, MoveSlots, RoutingMap, SlotSet, SlotSize};
 use crate::status::NodeStatus;
 use crate::view_change::{ActivateAnswer, ActivateRequest, FenceAnswer, FenceRequest};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -227,6 +228,19 @@ pub enum Request {
     Addresses(Vec<(Incarnation, NodeAddresses)>),
     /// Run a hand-over now, as on SIGTERM, but stay.
     HandOver,
+    /// The whole store as the operator knows it. No reply. A node from before there was a map ends the connection at one.
+    Route(RoutingMap),
+    /// Begin a move of slots away from the shard of this primary.
+    MoveSlots(MoveSlots),
+    /// End a move: its target is asked to decide against it.
+    AbortMove {
+        /// Which move.
+        handoff: u64,
+    },
+    /// Tell how large every slot is that the shard owns and that is not empty.
+    SlotSizes,
+    /// A primary that gives slots away to the primary that takes them.
+    Handoff(Handoff),
 }
 
 /// Server to client.
@@ -246,6 +260,14 @@ pub enum Reply {
     Status(Box<NodeStatus>),
     /// To [`Request::HandOver`]: done, or why not.
     HandOver(Result<(), String>),
+    /// To [`Request::MoveSlots`], once the move is on record for good.
+    MoveSlots(Result<(), MoveRefusal>),
+    /// To [`Request::AbortMove`]: the target is being asked.
+    AbortMove(Result<(), MoveRefusal>),
+    /// To [`Request::SlotSizes`].
+    SlotSizes(Vec<SlotSize>),
+    /// To [`Request::Handoff`].
+    Handoff(HandoffAnswer),
 }
 
 /// Why a frame cannot be used. The connection is closed.
@@ -287,6 +309,16 @@ const ADDRESSES: u8 = 38;
 const HAND_OVER: u8 = 39;
 const HAND_OVER_ANSWER: u8 = 40;
 const ADMIT: u8 = 41;
+const ROUTE: u8 = 48;
+const MOVE_SLOTS: u8 = 49;
+const MOVE_SLOTS_ANSWER: u8 = 50;
+const ABORT_MOVE: u8 = 51;
+const ABORT_MOVE_ANSWER: u8 = 52;
+const SLOT_SIZES: u8 = 53;
+const SLOT_SIZES_ANSWER: u8 = 54;
+const HANDOFF: u8 = 55;
+const HANDOFF_CHUNK: u8 = 56;
+const HANDOFF_ANSWER: u8 = 57;
 
 /// Something that travels as one frame.
 pub trait Frame: Sized {
@@ -357,6 +389,11 @@ impl Frame for Request {
             Self::Admit(learners) => json(out, ADMIT, learners),
             Self::Addresses(addresses) => json(out, ADDRESSES, addresses),
             Self::HandOver => json(out, HAND_OVER, &()),
+            Self::Route(map) => json(out, ROUTE, map),
+            Self::MoveSlots(request) => json(out, MOVE_SLOTS, request),
+            Self::AbortMove { handoff } => json(out, ABORT_MOVE, handoff),
+            Self::SlotSizes => json(out, SLOT_SIZES, &()),
+            Self::Handoff(handoff) => encode_handoff(handoff, out),
         }
     }
 
@@ -395,6 +432,14 @@ impl Frame for Request {
             ADMIT => Self::Admit(from_json(&body)?),
             ADDRESSES => Self::Addresses(from_json(&body)?),
             HAND_OVER => Self::HandOver,
+            ROUTE => Self::Route(from_json(&body)?),
+            MOVE_SLOTS => Self::MoveSlots(from_json(&body)?),
+            ABORT_MOVE => Self::AbortMove {
+                handoff: from_json(&body)?,
+            },
+            SLOT_SIZES => Self::SlotSizes,
+            HANDOFF => Self::Handoff(from_json(&body)?),
+            HANDOFF_CHUNK => Self::Handoff(decode_handoff_chunk(body)?),
             other => return Err(WireError::Kind(other)),
         })
     }
@@ -414,6 +459,10 @@ impl Frame for Reply {
             Self::Activate(answer) => json(out, ACTIVATE_ANSWER, answer),
             Self::Status(status) => json(out, STATUS, status),
             Self::HandOver(outcome) => json(out, HAND_OVER_ANSWER, outcome),
+            Self::MoveSlots(outcome) => json(out, MOVE_SLOTS_ANSWER, outcome),
+            Self::AbortMove(outcome) => json(out, ABORT_MOVE_ANSWER, outcome),
+            Self::SlotSizes(sizes) => json(out, SLOT_SIZES_ANSWER, sizes),
+            Self::Handoff(answer) => json(out, HANDOFF_ANSWER, answer),
         }
     }
 
@@ -433,6 +482,10 @@ impl Frame for Reply {
             ACTIVATE_ANSWER => Self::Activate(from_json(&body)?),
             STATUS => Self::Status(from_json(&body)?),
             HAND_OVER_ANSWER => Self::HandOver(from_json(&body)?),
+            MOVE_SLOTS_ANSWER => Self::MoveSlots(from_json(&body)?),
+            ABORT_MOVE_ANSWER => Self::AbortMove(from_json(&body)?),
+            SLOT_SIZES_ANSWER => Self::SlotSizes(from_json(&body)?),
+            HANDOFF_ANSWER => Self::Handoff(from_json(&body)?),
             other => return Err(WireError::Kind(other)),
         })
     }
@@ -483,6 +536,50 @@ fn need(body: &Bytes, kind: u8, bytes: usize) -> Result<(), WireError> {
     } else {
         Ok(())
     }
+}
+
+/// A piece of a copy is binary, and says nothing of the slots: the target knows them.
+fn encode_handoff(asked: &Handoff, out: &mut BytesMut) {
+    let Handoff {
+        handoff,
+        from,
+        to,
+        slots: _,
+        step,
+    } = asked;
+    let HandoffStep::Chunk(HandoffChunk { attempt, sequence, bytes }) = step else {
+        return json(out, HANDOFF, asked);
+    };
+    frame(out, HANDOFF_CHUNK, |out| {
+        out.put_u64_le(*handoff);
+        out.put_u32_le(*from);
+        out.put_u32_le(*to);
+        put_epoch(out, attempt.epoch);
+        out.put_u32_le(attempt.number);
+        out.put_u64_le(*sequence);
+        out.put_slice(bytes);
+    });
+}
+
+fn decode_handoff_chunk(mut body: Bytes) -> Result<Handoff, WireError> {
+    need(&body, HANDOFF_CHUNK, 8 + 4 + 4 + 16 + 4 + 8)?;
+    let (handoff, from, to) = (body.get_u64_le(), body.get_u32_le(), body.get_u32_le());
+    let attempt = Attempt {
+        epoch: get_epoch(&mut body),
+        number: body.get_u32_le(),
+    };
+    let chunk = HandoffChunk {
+        attempt,
+        sequence: body.get_u64_le(),
+        bytes: body,
+    };
+    Ok(Handoff {
+        handoff,
+        from,
+        to,
+        slots: SlotSet::new(),
+        step: HandoffStep::Chunk(chunk),
+    })
 }
 
 fn put_epoch(out: &mut BytesMut, epoch: Epoch) {
@@ -603,6 +700,8 @@ fn decode_ack(mut body: Bytes) -> Result<AppendAck, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::StoreId;
+    use crate::slots::{HandoffOutcome, RoutingMember, RoutingShard};
     use uuid::Uuid;
 
     fn there_and_back(request: &Request) -> Request {
@@ -636,6 +735,119 @@ mod tests {
             Request::Admit(vec![member]),
         ] {
             assert_eq!(there_and_back(&request), request);
+        }
+    }
+
+    fn slots() -> SlotSet {
+        SlotSet::from_ranges([0..=5460, 16_383..=16_383]).expect("ranges of slots")
+    }
+
+    #[test]
+    fn what_is_asked_about_slots_arrives_as_it_was_sent() {
+        let id = ReplicaId {
+            store: StoreId(Uuid::from_u128(1)),
+            shard: 2,
+            ordinal: 0,
+            incarnation: Incarnation(Uuid::from_u128(7)),
+        };
+        let addresses = NodeAddresses {
+            replica: "10.0.0.1:7400".into(),
+            client_host: "10.0.0.1".into(),
+            client_port: 6379,
+        };
+        let shard = RoutingShard {
+            shard: 2,
+            epoch: 9,
+            primary: Some(id.incarnation),
+            slots: slots(),
+            members: vec![RoutingMember { id, addresses }],
+        };
+        let attempt = Attempt {
+            epoch: Epoch { number: 4, token: 5 },
+            number: 1,
+        };
+        let asked = |slots, step| {
+            Request::Handoff(Handoff {
+                handoff: 12,
+                from: 0,
+                to: 2,
+                slots,
+                step,
+            })
+        };
+        let chunk = HandoffChunk {
+            attempt,
+            sequence: 3,
+            bytes: Bytes::from_static(b"anything"),
+        };
+        for request in [
+            Request::Route(RoutingMap {
+                version: 3,
+                shards: vec![shard],
+            }),
+            Request::MoveSlots(MoveSlots {
+                handoff: 12,
+                slots: slots(),
+                to: 2,
+                max_bytes_per_second: 1 << 20,
+            }),
+            Request::AbortMove { handoff: 12 },
+            Request::SlotSizes,
+            asked(slots(), HandoffStep::Begin(attempt)),
+            asked(SlotSet::new(), HandoffStep::Chunk(chunk)),
+            asked(
+                slots(),
+                HandoffStep::Decide {
+                    attempt,
+                    chunks: 4,
+                    clock_millis: 1,
+                },
+            ),
+            asked(slots(), HandoffStep::Abandon),
+            asked(slots(), HandoffStep::Forget),
+        ] {
+            assert_eq!(there_and_back(&request), request);
+        }
+    }
+
+    #[test]
+    fn what_is_answered_about_slots_arrives_as_it_was_sent() {
+        let attempt = Attempt {
+            epoch: Epoch { number: 4, token: 5 },
+            number: 1,
+        };
+        let outcomes = [
+            HandoffOutcome::Staged { attempt, chunks: 4 },
+            HandoffOutcome::Accepted,
+            HandoffOutcome::Rejected,
+            HandoffOutcome::Forgotten,
+            HandoffOutcome::NotPrimary,
+            HandoffOutcome::Stale,
+            HandoffOutcome::Later("memory".into()),
+        ];
+        let refusals = [
+            MoveRefusal::NotPrimary,
+            MoveRefusal::NotOwner(slots()),
+            MoveRefusal::StaleHandoff(7),
+            MoveRefusal::Busy,
+            MoveRefusal::UnknownTarget,
+            MoveRefusal::UnknownMove,
+        ];
+        let mut replies: Vec<Reply> = outcomes
+            .into_iter()
+            .map(|outcome| Reply::Handoff(HandoffAnswer { handoff: 12, outcome }))
+            .collect();
+        replies.extend(refusals.iter().cloned().map(|refusal| Reply::MoveSlots(Err(refusal))));
+        replies.extend(refusals.into_iter().map(|refusal| Reply::AbortMove(Err(refusal))));
+        replies.extend([
+            Reply::MoveSlots(Ok(())),
+            Reply::AbortMove(Ok(())),
+            Reply::SlotSizes(vec![(7, 1, 100)]),
+        ]);
+        for reply in replies {
+            let mut buffer = BytesMut::new();
+            reply.encode(&mut buffer);
+            assert_eq!(take::<Reply>(&mut buffer).expect("a frame that was just written"), Some(reply));
         }
     }
 

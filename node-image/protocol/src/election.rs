@@ -124,6 +124,7 @@ mod tests {
             tails: Vec::new(),
             page_cache: false,
             uptime_millis: 0,
+            slots: None,
         }
     }
 

@@ -127,7 +127,15 @@ impl Replica {
                 Request::Fence(request) => self.on_fence(from, &request, out),
                 Request::Activate(request) => self.on_activate(from, request, now, out),
                 Request::Admit(learners) => self.on_admit(learners, now, out),
-                Request::Watch { .. } | Request::Addresses(_) | Request::HandOver => {}
+                // The runtime's matter.
+                Request::Watch { .. }
+                | Request::Addresses(_)
+                | Request::HandOver
+                | Request::Route(_)
+                | Request::MoveSlots(_)
+                | Request::AbortMove { .. }
+                | Request::SlotSizes
+                | Request::Handoff(_) => {}
             },
             Event::SessionClosed(session) => self.on_session_closed(session),
             Event::LinkUp { peer, session } => {

@@ -113,6 +113,15 @@ impl Keyspace {
         self.slots[usize::from(slot)].len()
     }
 
+    /// Slot, number of keys and about what they take in memory, of every slot that is not empty.
+    #[must_use]
+    pub fn slot_sizes(&self) -> Vec<(u16, u64, u64)> {
+        let filled = (0u16..).zip(&self.slots).filter(|(_, slot)| slot.len() > 0);
+        filled
+            .map(|(number, slot)| (number, slot.len() as u64, slot.iter().map(Item::memory_bytes).sum()))
+            .collect()
+    }
+
     /// The log index of the last change to a slot: what a read of it has to wait for.
     #[must_use]
     pub fn last_write(&self, slot: u16) -> u64 {

@@ -757,6 +757,7 @@ impl Node {
             page_cache: self.parts.stored.page_cache.is_some(),
             // 0 would say that this node does not tell.
             uptime_millis: now.max(1),
+            slots: None,
         }
     }
 

@@ -9,6 +9,7 @@ use super::log_thread::Durable;
 use crate::hand_over::hand_over;
 use anyhow::bail;
 use bytes::BytesMut;
+use quorate_api::slots::{Handoff, HandoffAnswer, HandoffOutcome, MoveRefusal};
 use quorate_api::wire::{ClientKind, Reply, Request, Welcome, take};
 use quorate_api::{Incarnation, Member};
 use quorate_client::connect::{Established, dial, read_frame};
@@ -144,6 +145,27 @@ fn on_request(
                 shared.node.borrow_mut().end_hand_over();
                 shared.node.borrow_mut().reply(session, &Reply::HandOver(outcome));
             });
+        }
+        // No map is kept yet, so no target is known, and nothing is ever handed over.
+        Request::Route(_) => {}
+        Request::MoveSlots(_) => {
+            let refusal = Reply::MoveSlots(Err(MoveRefusal::UnknownTarget));
+            shared.node.borrow_mut().reply(session, &refusal);
+        }
+        Request::AbortMove { .. } => {
+            let refusal = Reply::AbortMove(Err(MoveRefusal::UnknownMove));
+            shared.node.borrow_mut().reply(session, &refusal);
+        }
+        Request::Handoff(Handoff { handoff, .. }) => {
+            let outcome = HandoffOutcome::Stale;
+            shared
+                .node
+                .borrow_mut()
+                .reply(session, &Reply::Handoff(HandoffAnswer { handoff, outcome }));
+        }
+        Request::SlotSizes => {
+            let sizes = shared.node.borrow().keyspace().slot_sizes();
+            shared.node.borrow_mut().reply(session, &Reply::SlotSizes(sizes));
         }
         request @ (Request::Append(_)
         | Request::SnapshotChunk(_)
