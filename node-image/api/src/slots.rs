@@ -25,32 +25,6 @@ pub struct SlotSet {
 #[error("{0:?} is no range of slots: write a-b or a, with 0 ≤ a ≤ b < {SLOTS}")]
 pub struct SlotSetError(String);
 
-const WORDS: usize = SLOTS as usize / 64;
-
-/// One bit for each slot: what sets are computed with.
-struct Bits([u64; WORDS]);
-
-impl Bits {
-    fn of(set: &SlotSet) -> Self {
-        let mut bits = Self([0; WORDS]);
-        for &(first, last) in &set.ranges {
-            for slot in first..=last {
-                bits.0[usize::from(slot / 64)] |= 1 << (slot % 64);
-            }
-        }
-        bits
-    }
-
-    fn with(mut self, other: &Self, combine: impl Fn(u64, u64) -> u64) -> SlotSet {
-        for (word, other) in self.0.iter_mut().zip(&other.0) {
-            *word = combine(*word, *other);
-        }
-        (0..SLOTS)
-            .filter(|slot| self.0[usize::from(slot / 64)] & (1 << (slot % 64)) != 0)
-            .collect()
-    }
-}
-
 impl SlotSet {
     /// No slot.
     #[must_use]
@@ -91,7 +65,7 @@ impl SlotSet {
     }
 
     /// Its ranges in order, as few as can be; both ends included.
-    pub fn ranges(&self) -> impl Iterator<Item = RangeInclusive<u16>> {
+    pub fn ranges(&self) -> impl Iterator<Item = RangeInclusive<u16>> + Clone {
         self.ranges.iter().map(|&(first, last)| first..=last)
     }
 
@@ -122,19 +96,38 @@ impl SlotSet {
     /// The slots of either.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
-        Bits::of(self).with(&Bits::of(other), |a, b| a | b)
+        self.combine(other, |a, b| a || b)
     }
 
     /// The slots of both.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        Bits::of(self).with(&Bits::of(other), |a, b| a & b)
+        self.combine(other, |a, b| a && b)
     }
 
     /// The slots of this one that are not in the other.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
-        Bits::of(self).with(&Bits::of(other), |a, b| a & !b)
+        self.combine(other, |a, b| a && !b)
+    }
+
+    /// Between two ends of ranges, all slots are alike.
+    fn combine(&self, other: &Self, keep: impl Fn(bool, bool) -> bool) -> Self {
+        let ranges = self.ranges.iter().chain(&other.ranges);
+        let mut ends: Vec<u16> = ranges.flat_map(|&(first, last)| [first, last + 1]).collect();
+        ends.sort_unstable();
+        ends.dedup();
+        let mut set = Self::new();
+        for pair in ends.windows(2) {
+            let (first, last) = (pair[0], pair[1] - 1);
+            if keep(self.contains(first), other.contains(first)) {
+                match set.ranges.last_mut() {
+                    Some((_, end)) if *end + 1 == first => *end = last,
+                    _ => set.ranges.push((first, last)),
+                }
+            }
+        }
+        set
     }
 
     /// Whether no slot is in both.

@@ -11,6 +11,7 @@ pub mod hard_state;
 pub mod log_view;
 pub mod mutation;
 pub mod replica;
+pub mod slots;
 
 pub use driver::{Driver, DriverEffect, DriverFailure, FenceProgress, ViewChanged};
 pub use event::{Effect, Event, Session, Tail};

@@ -55,6 +55,18 @@ pub enum Mutation {
     ReadIndexUnconfirmed,
     /// A follower takes an answer as one to a question that it has not sent yet.
     ReadIndexOfBefore,
+    /// The source of a move serves its frozen slots again without the word of the target.
+    ThawUnasked,
+    /// A new primary of the source takes frozen slots for moved, whatever the log of the target says.
+    SourceDecides,
+    /// The source gives up the slots before the target has accepted them.
+    ReleaseBeforeAccept,
+    /// A group takes a handoff that is not above the last one of the slots.
+    HandoffReused,
+    /// The target accepts whatever it holds.
+    AcceptIncompleteCopy,
+    /// The source asks the target before its own record cannot be lost any more.
+    AskBeforeForGood,
 }
 
 #[cfg(not(mutants))]

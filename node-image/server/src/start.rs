@@ -6,6 +6,7 @@ use crate::election::{self, Orders};
 use crate::hand_over::hand_over;
 use crate::restore::{Restored, restore};
 use crate::runtime::log_thread::{Durable, LogThread};
+use crate::runtime::moves::{self, CopyJob, Moves};
 use crate::runtime::node::{Node, Parts, Stored};
 use crate::runtime::snapshot_thread::{Report, SnapshotThread};
 use crate::runtime::snapshots::{self, Snapshots};
@@ -40,7 +41,8 @@ pub async fn run(args: NodeArgs) -> anyhow::Result<()> {
     let (durable, durable_reports) = unbounded_channel();
     let (reports, snapshot_reports) = unbounded_channel();
     let (requests, snapshot_requests) = unbounded_channel();
-    let node = recover(&args, durable, reports, requests)?;
+    let (copies, copy_jobs) = unbounded_channel();
+    let node = recover(&args, durable, reports, requests, copies)?;
     tracing::info!(
         id = %node.id().incarnation,
         role = ?node.replica().role(),
@@ -53,6 +55,7 @@ pub async fn run(args: NodeArgs) -> anyhow::Result<()> {
     spawn_local(peers::take_durable(Rc::clone(&shared), durable_reports));
     spawn_local(snapshots::take_reports(Rc::clone(&shared), snapshot_reports));
     spawn_local(snapshots::serve(Rc::clone(&shared), snapshot_requests));
+    spawn_local(moves::run(Rc::clone(&shared), copy_jobs));
     spawn_local(flush(Rc::clone(&shared)));
     spawn_local(tick(Rc::clone(&shared)));
     spawn_local(peers::keep_links(Rc::clone(&shared)));
@@ -89,6 +92,7 @@ fn recover(
     durable: UnboundedSender<Durable>,
     reports: UnboundedSender<Report>,
     requests: UnboundedSender<Session>,
+    copies: UnboundedSender<CopyJob>,
 ) -> anyhow::Result<Node> {
     let (store, shard, ordinal) = (args.store(), args.shard, args.ordinal()?);
     let options = LogOptions {
@@ -164,5 +168,5 @@ fn recover(
         store: args.store_name.clone(),
         password: args.password()?,
     };
-    Ok(Node::new(parts, snapshots))
+    Ok(Node::new(parts, snapshots, Moves::new(copies)))
 }

@@ -237,7 +237,6 @@ fn await_holders(call: &mut Call<'_, '_>, replicas: i64, local: bool, timeout_at
     call.class = Some(Outcome {
         class: Class::Read,
         wait_index: call.session.last_write,
-        close: false,
         holders: Some(Holders {
             index: call.session.last_write,
             replicas: u64::try_from(replicas).unwrap_or(0),
@@ -245,6 +244,7 @@ fn await_holders(call: &mut Call<'_, '_>, replicas: i64, local: bool, timeout_at
             timeout_millis,
             both,
         }),
+        ..Outcome::IMMEDIATE
     });
     Ok(())
 }

@@ -19,7 +19,9 @@ mod lists;
 mod numbers;
 mod object;
 mod options;
+mod motion;
 mod reads;
+mod routes;
 mod session;
 mod sets;
 mod sort;
@@ -31,10 +33,11 @@ mod transaction;
 mod view;
 
 pub use reads::{Reads, Standing};
+pub use routes::{Routes, node_id};
 pub use session::ClientSession;
 pub use view::{NodeEndpoint, NodeView};
 
-use crate::keyspace::Keyspace;
+use crate::keyspace::{Access, Keyspace};
 use crate::resp::Writer;
 use bytes::{Bytes, BytesMut};
 use call::{Call, Refusal};
@@ -110,6 +113,8 @@ pub struct Outcome {
     pub close: bool,
     /// There is no reply yet: it says who holds a write, once enough do.
     pub holders: Option<Holders>,
+    /// Nothing was done and nothing was said: the command has to wait until a slot is out of motion.
+    pub held: bool,
 }
 
 impl Outcome {
@@ -118,12 +123,23 @@ impl Outcome {
         wait_index: 0,
         close: false,
         holders: None,
+        held: false,
     };
 }
 
 /// Executes one command and appends its reply to `out`.
 pub fn execute(context: &mut Context<'_>, session: &mut ClientSession, args: &[Bytes], out: &mut BytesMut) -> Outcome {
     let begin = out.len();
+    if context.keyspace.any_frozen() && motion::meets_a_frozen_slot(context, session, args) {
+        if !session.take_impatience() {
+            return Outcome {
+                held: true,
+                ..Outcome::IMMEDIATE
+            };
+        }
+        Writer::new(out, session.version).error(motion::TRY_AGAIN);
+        return Outcome::IMMEDIATE;
+    }
     let result = match table::find(args) {
         Ok(command) => dispatch(command, context, session, args, out),
         // A malformed EXEC ends the transaction: the client believes that it did.
@@ -209,6 +225,11 @@ fn admit(command: &Command, context: &Context<'_>, session: &ClientSession, args
         return Ok(slot);
     }
     let view = context.view;
+    if let Some(slot) = slot
+        && context.keyspace.access(slot, view.shard) == Access::Elsewhere
+    {
+        return Err(routes::elsewhere(view, context.keyspace, slot).into());
+    }
     if !view.serving {
         let here = command.kind == Kind::Read && session.reads != Reads::Primary && view.stale_reads;
         if !here {
@@ -256,7 +277,7 @@ fn run(
     } else if let Some(outcome) = class {
         return Ok(outcome);
     }
-    let (close, holders) = (false, None);
+    let (close, holders, held) = (false, None, false);
     Ok(match command.kind {
         Kind::Plain => Outcome::IMMEDIATE,
         Kind::Read | Kind::Write if !serving => Outcome::IMMEDIATE,
@@ -267,6 +288,7 @@ fn run(
                 wait_index: context.pending_index,
                 close,
                 holders,
+                held,
             }
         }
         Kind::Read | Kind::Write => Outcome {
@@ -274,6 +296,7 @@ fn run(
             wait_index: seen(context, slot),
             close,
             holders,
+            held,
         },
     })
 }

@@ -70,6 +70,7 @@ pub struct ClientSession {
     /// Log index of this client's last write.
     pub(super) last_write: u64,
     needs_password: bool,
+    impatient: bool,
 }
 
 impl ClientSession {
@@ -89,7 +90,17 @@ impl ClientSession {
             watched: Vec::new(),
             last_write: 0,
             needs_password,
+            impatient: false,
         }
+    }
+
+    /// The client has waited long enough for a slot that moves: its next command does not wait.
+    pub fn lose_patience(&mut self) {
+        self.impatient = true;
+    }
+
+    pub(super) fn take_impatience(&mut self) -> bool {
+        std::mem::take(&mut self.impatient)
     }
 
     /// Whether it has proved what clients of this store have to prove.

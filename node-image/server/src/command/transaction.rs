@@ -4,8 +4,10 @@
 //! when its time came.
 
 use super::call::{Call, Done};
+use super::routes::elsewhere;
 use super::session::{Queued, Transaction, Watched};
 use super::{Class, Outcome, admit, run};
+use crate::keyspace::Access;
 use crate::resp::Writer;
 use bytes::Bytes;
 
@@ -74,6 +76,12 @@ pub(super) fn exec(call: &mut Call<'_, '_>) -> Done {
     if !watched.is_empty() && !call.context.view.serving {
         return Err(call.context.view.elsewhere(watched[0].slot).into());
     }
+    if let Some(watched) = watched
+        .iter()
+        .find(|watched| call.context.keyspace.access(watched.slot, call.context.view.shard) == Access::Elsewhere)
+    {
+        return Err(elsewhere(call.context.view, call.context.keyspace, watched.slot).into());
+    }
     if !watched.iter().all(|watched| is_unchanged(call, watched)) {
         call.reply.null_array();
         call.class = Some(Outcome {
@@ -83,8 +91,7 @@ pub(super) fn exec(call: &mut Call<'_, '_>) -> Done {
                 .map(|watched| call.context.keyspace.last_write(watched.slot))
                 .max()
                 .unwrap_or(0),
-            close: false,
-            holders: None,
+            ..Outcome::IMMEDIATE
         });
         return Ok(());
     }

@@ -1,5 +1,7 @@
 //! The node and its group as commands see them.
 
+use super::routes::Routes;
+
 /// A member as clients are told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeEndpoint {
@@ -44,12 +46,14 @@ pub struct NodeView {
     pub store: String,
     /// Connected clients.
     pub clients: u64,
+    /// The other groups.
+    pub routes: Routes,
     /// When the process started, in milliseconds since the Unix epoch.
     pub started_millis: u64,
 }
 
 impl NodeView {
-    /// Where to go with a command that this node may not execute.
+    /// Where to go with a command on a slot of this group that this node may not execute.
     #[must_use]
     pub fn elsewhere(&self, slot: u16) -> String {
         match &self.primary {

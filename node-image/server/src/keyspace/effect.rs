@@ -20,6 +20,7 @@ const RENAME: u8 = 18;
 const COPY: u8 = 19;
 /// Kind of a value; the others are collections.
 pub(super) const STRING: u8 = 0;
+const SLOTS: u8 = 64;
 
 /// A change to the state.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +69,13 @@ pub enum Effect<'a> {
         /// The other.
         to: &'a [u8],
     },
+    /// Something about slots themselves: see [`super::holdings`].
+    Slots {
+        /// A [`quorate_protocol::slots::SlotRecord`] in JSON.
+        record: &'a [u8],
+        /// What stands beside it.
+        payload: &'a [u8],
+    },
 }
 
 /// An effect as it is read back.
@@ -102,6 +110,22 @@ pub(super) enum Decoded<'a> {
         key: &'a [u8],
         to: &'a [u8],
     },
+    Slots {
+        record: &'a [u8],
+        payload: &'a [u8],
+    },
+}
+
+impl Decoded<'_> {
+    /// The slot that it changes; None if it is about more than one.
+    fn slot(&self) -> Option<u16> {
+        match self {
+            Self::Put { slot, .. } | Self::Delete { slot, .. } | Self::SetExpiry { slot, .. } | Self::Update { slot, .. } => Some(*slot),
+            // Both keys are of one slot.
+            Self::Rename { key, .. } | Self::Copy { key, .. } => Some(slot_of(key)),
+            Self::FlushAll | Self::Slots { .. } => None,
+        }
+    }
 }
 
 /// Why effects cannot be applied.
@@ -119,6 +143,9 @@ pub enum EffectError {
     /// For a key that is not there or holds something else.
     #[error("an effect does not fit what its key holds")]
     Mismatch,
+    /// About slots, and not what this log can say.
+    #[error(transparent)]
+    Slots(#[from] quorate_protocol::slots::Misfit),
 }
 
 impl<'a> Effect<'a> {
@@ -155,7 +182,37 @@ impl<'a> Effect<'a> {
                 put_bytes(out, key);
                 put_bytes(out, to);
             }
+            Self::Slots { record, payload } => {
+                out.put_u8(SLOTS);
+                put_bytes(out, record);
+                put_bytes(out, payload);
+            }
         }
+    }
+
+    /// Adds to `out` those effects of an entry that change slots which are `wanted`.
+    ///
+    /// # Errors
+    /// See [`EffectError`].
+    pub fn select(mut input: &'a [u8], wanted: impl Fn(u16) -> bool, out: &mut BytesMut) -> Result<(), EffectError> {
+        if take_byte(&mut input)? != VERSION {
+            return Err(EffectError::Malformed);
+        }
+        while !input.is_empty() {
+            let before = input;
+            let decoded = decode(&mut input)?;
+            let takes = match &decoded {
+                Decoded::Slots { .. } => false,
+                decoded => decoded.slot().is_none_or(&wanted),
+            };
+            if takes {
+                if out.is_empty() {
+                    out.put_u8(VERSION);
+                }
+                out.put_slice(&before[..before.len() - input.len()]);
+            }
+        }
+        Ok(())
     }
 
     /// Reads the effects of an entry, in order.
@@ -181,6 +238,11 @@ fn decode<'a>(input: &mut &'a [u8]) -> Result<Decoded<'a>, EffectError> {
     let kind = take_byte(input)?;
     if kind == FLUSH_ALL {
         return Ok(Decoded::FlushAll);
+    }
+    if kind == SLOTS {
+        let record = take_bytes(input)?;
+        let payload = take_bytes(input)?;
+        return Ok(Decoded::Slots { record, payload });
     }
     let key = take_bytes(input)?;
     let slot = slot_of(key);

@@ -8,6 +8,7 @@
 
 mod collection;
 mod effect;
+mod holdings;
 mod inspect;
 mod partial;
 mod scan;
@@ -17,12 +18,14 @@ mod watch;
 
 pub use collection::{Collection, End, Hash, List, Set, SortedSet, Update};
 pub use effect::{Effect, EffectError};
+pub use holdings::{Access, Garbage, Piece};
 pub use inspect::{count, describe};
 pub use slot::{Item, Key, NEVER, Value};
 pub use snapshot::{Snapshot, SnapshotError};
 pub use watch::Watch;
 
 use bytes::{Bytes, BytesMut};
+use holdings::Holdings;
 use quorate_api::slot::{SLOTS, slot_of};
 use slot::Slot;
 use std::collections::BTreeSet;
@@ -54,6 +57,8 @@ pub struct Keyspace {
     keys: u64,
     bytes: u64,
     watches: Watches,
+    /// None while no slot ever moved.
+    holdings: Option<Box<Holdings>>,
 }
 
 impl Default for Keyspace {
@@ -64,7 +69,9 @@ impl Default for Keyspace {
 
 impl PartialEq for Keyspace {
     fn eq(&self, other: &Self) -> bool {
-        self.keys == other.keys && self.slots.iter().zip(&other.slots).all(|(a, b)| a.same(b, &other.hasher))
+        self.keys == other.keys
+            && self.holdings == other.holdings
+            && self.slots.iter().zip(&other.slots).all(|(a, b)| a.same(b, &other.hasher))
     }
 }
 
@@ -80,6 +87,7 @@ impl Keyspace {
             keys: 0,
             bytes: 0,
             watches: Watches::default(),
+            holdings: None,
         }
     }
 
@@ -120,6 +128,13 @@ impl Keyspace {
         filled
             .map(|(number, slot)| (number, slot.len() as u64, slot.iter().map(Item::memory_bytes).sum()))
             .collect()
+    }
+
+    /// About what these slots take in memory, in bytes.
+    #[must_use]
+    pub fn bytes_of(&self, slots: &quorate_api::SlotSet) -> u64 {
+        let items = slots.iter().flat_map(|slot| self.slots[usize::from(slot)].iter());
+        items.map(Item::memory_bytes).sum()
     }
 
     /// The log index of the last change to a slot: what a read of it has to wait for.
@@ -258,6 +273,7 @@ impl Keyspace {
                 effect::Decoded::Copy { key, to } => {
                     self.apply_copy(key, to, index);
                 }
+                effect::Decoded::Slots { record, payload } => self.apply_slots(record, payload, index)?,
             }
         }
         Ok(())

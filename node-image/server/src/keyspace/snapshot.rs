@@ -3,15 +3,24 @@
 //! A block: one version byte, then parts of slots, each `slot | last write | number of keys | key, expiry and value of each`.
 //! A slot that is too large for a block is in several parts, and so is a collection: its key comes again with the elements
 //! that follow, and a kind of value that says so.
+//!
+//! If slots ever moved, two other kinds of blocks come before: what the log has said about slots, and the copies that are
+//! staged, each block of one with its handoff before it.
 
 use super::collection;
 use super::effect::{decode_expiry, encode_expiry, put_bytes, put_number, put_value, take_byte, take_bytes, take_number, take_value};
+use super::holdings::Holdings;
 use super::slot::{Item, Slot, Value};
 use super::{EffectError, Keyspace};
+use quorate_api::SlotSet;
 use quorate_api::slot::SLOTS;
 use std::sync::Arc;
 
 const VERSION: u8 = 1;
+/// First byte of a block that holds the [`quorate_protocol::slots::SlotTable`], in JSON.
+const TABLE: u8 = 2;
+/// First byte of a block that holds a handoff and a block of its copy.
+const COPY: u8 = 3;
 /// A block ends when it is this long: it holds that and one more key.
 const BLOCK_BYTES: usize = 256 << 10;
 /// A collection above this is given in pieces.
@@ -23,12 +32,14 @@ const MORE: u8 = 0x80;
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     slots: Vec<Arc<Slot>>,
+    table: Option<Vec<u8>>,
+    copies: Vec<(u64, Vec<Arc<Slot>>)>,
 }
 
 /// Why a block of a snapshot cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("block of a snapshot: {0}")]
-pub struct SnapshotError(#[from] EffectError);
+pub struct SnapshotError(#[from] pub(super) EffectError);
 
 /// The block under way: the parts that are whole, and the keys of the one that is not.
 #[derive(Debug, Default)]
@@ -60,26 +71,40 @@ impl Snapshot {
     ///
     /// # Errors
     /// What `give` fails with.
-    pub fn blocks<E>(mut self, mut give: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        let mut block = Block::default();
-        for (number, slot) in (0u16..).zip(&mut self.slots) {
-            let slot = std::mem::take(slot);
-            for item in slot.iter() {
-                put_item(item, &mut block, |block| {
-                    if block.is_full() {
-                        block.end_part(number, slot.last_write);
-                        give(&block.bytes)?;
-                        block.bytes.clear();
-                    }
-                    Ok(())
-                })?;
-            }
-            if block.count > 0 || slot.last_write > 0 {
-                block.end_part(number, slot.last_write);
-            }
+    pub fn blocks<E>(self, mut give: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let Self { slots, table, copies } = self;
+        if let Some(table) = table {
+            give(&[&[TABLE], &table[..]].concat())?;
         }
-        if block.bytes.is_empty() { Ok(()) } else { give(&block.bytes) }
+        for (handoff, slots) in copies {
+            let mut head = vec![COPY];
+            put_number(&mut head, handoff);
+            slot_blocks(slots, &mut |block: &[u8]| give(&[&head[..], block].concat()))?;
+        }
+        slot_blocks(slots, &mut give)
     }
+}
+
+/// The blocks of one state. A slot is let go when it was given.
+fn slot_blocks<E>(mut slots: Vec<Arc<Slot>>, give: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    let mut block = Block::default();
+    for (number, slot) in (0u16..).zip(&mut slots) {
+        let slot = std::mem::take(slot);
+        for item in slot.iter() {
+            put_item(item, &mut block, |block| {
+                if block.is_full() {
+                    block.end_part(number, slot.last_write);
+                    give(&block.bytes)?;
+                    block.bytes.clear();
+                }
+                Ok(())
+            })?;
+        }
+        if block.count > 0 || slot.last_write > 0 {
+            block.end_part(number, slot.last_write);
+        }
+    }
+    if block.bytes.is_empty() { Ok(()) } else { give(&block.bytes) }
 }
 
 /// Writes an item; calls `step` after each of its pieces.
@@ -108,7 +133,26 @@ impl Keyspace {
     /// A frozen copy.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot { slots: self.slots.clone() }
+        let holdings = self.holdings.as_deref();
+        Snapshot {
+            slots: self.slots.clone(),
+            table: holdings.map(Holdings::encode),
+            copies: holdings.map(Holdings::copies).unwrap_or_default(),
+        }
+    }
+
+    /// A frozen copy of these slots alone, and nothing about who owns them.
+    #[must_use]
+    pub fn snapshot_of(&self, wanted: &SlotSet) -> Snapshot {
+        let mut slots = vec![Arc::new(Slot::default()); usize::from(SLOTS)];
+        for slot in wanted.iter().map(usize::from) {
+            slots[slot] = Arc::clone(&self.slots[slot]);
+        }
+        Snapshot {
+            slots,
+            table: None,
+            copies: Vec::new(),
+        }
     }
 
     /// Adds a block that [`Snapshot::blocks`] gave.
@@ -117,9 +161,14 @@ impl Keyspace {
     /// When the bytes are not of this version.
     pub fn read_block(&mut self, mut input: &[u8]) -> Result<(), SnapshotError> {
         let input = &mut input;
-        let version = take_byte(input)?;
-        if version != VERSION {
-            return Err(EffectError::Version(version).into());
+        match take_byte(input)? {
+            VERSION => {}
+            TABLE => return Ok(self.read_table(input)?),
+            COPY => {
+                let handoff = take_number(input)?;
+                return self.copy_mut(handoff)?.read_block(input);
+            }
+            version => return Err(EffectError::Version(version).into()),
         }
         while !input.is_empty() {
             let slot = u16::try_from(take_number(input)?).ok().filter(|slot| *slot < SLOTS);

@@ -32,6 +32,9 @@ const MAX_CLIENTS: u64 = 10_000;
 /// A client that does not take its replies in this time is cut off.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A command waits so long for a slot that moves to another group; then it is told to try again.
+const MAX_HOLD: Duration = Duration::from_secs(1);
+
 /// Commands wait so long for a primary that is about to serve.
 const MAX_TURN_WAIT: Duration = Duration::from_secs(2);
 
@@ -73,6 +76,11 @@ impl Ahead {
         Ok(())
     }
 
+    /// The command that was taken last was not executed.
+    fn put_back(&mut self) {
+        self.done -= 1;
+    }
+
     fn next(&mut self) -> Option<&[Bytes]> {
         let args = self.commands[..self.len].get(self.done)?;
         self.done += 1;
@@ -90,6 +98,8 @@ struct Batch {
     close: bool,
     /// The reply of its last command says who holds a write, and waits for that.
     holders: Option<Holders>,
+    /// The next command waits for a slot that moves.
+    held: bool,
 }
 
 impl Batch {
@@ -101,10 +111,11 @@ impl Batch {
             read,
             close,
             holders,
+            held,
         } = self;
         out.clear();
         marks.clear();
-        (*commit, *read, *close, *holders) = (0, false, false, None);
+        (*commit, *read, *close, *holders, *held) = (0, false, false, None, false);
     }
 
     /// Replaces what may not be said any more.
@@ -164,6 +175,7 @@ async fn serve_client(shared: &Shared, stream: TcpStream) -> std::io::Result<()>
     let mut input = BytesMut::with_capacity(READ_BYTES);
     let mut batch = Batch::default();
     let mut ahead = Ahead::default();
+    let mut held_since = None;
     loop {
         wait_for_turn(shared).await;
         // Whatever waits to be executed arrived before the primary is asked.
@@ -190,6 +202,14 @@ async fn serve_client(shared: &Shared, stream: TcpStream) -> std::io::Result<()>
         if batch.close {
             return Ok(());
         }
+        if batch.held {
+            let since = *held_since.get_or_insert_with(tokio::time::Instant::now);
+            if !wait_for_slot(shared, since).await {
+                session.lose_patience();
+            }
+            continue;
+        }
+        held_since = None;
         if more {
             continue;
         }
@@ -223,6 +243,19 @@ async fn wait_for_turn(shared: &Shared) {
         // Either way the condition is looked at again.
         let _ = tokio::time::timeout(MAX_TURN_WAIT, woken).await;
     }
+}
+
+/// Waits while slots are frozen, at most [`MAX_HOLD`] since the command was held first; false if that is over. Whoever is woken
+/// looks again.
+async fn wait_for_slot(shared: &Shared, since: tokio::time::Instant) -> bool {
+    let may_go_on = {
+        let node = shared.node.borrow();
+        if !node.keyspace().any_frozen() {
+            return true;
+        }
+        node.may_go_on()
+    };
+    tokio::time::timeout_at(since + MAX_HOLD, may_go_on.notified()).await.is_ok()
 }
 
 async fn wait_for_commit(shared: &Shared, batch: &Batch) -> bool {
@@ -279,6 +312,11 @@ fn run(
             let Some(args) = ahead.next() else { return false };
             let (start, reads) = (batch.out.len(), session.reads());
             let outcome = execute(context, session, args, &mut batch.out);
+            if outcome.held {
+                ahead.put_back();
+                batch.held = true;
+                return true;
+            }
             batch.close |= outcome.close;
             batch.commit = batch.commit.max(outcome.wait_index);
             batch.holders = outcome.holders;

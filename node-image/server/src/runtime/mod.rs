@@ -9,6 +9,7 @@ pub mod connection;
 pub mod follower_reads;
 pub mod http;
 pub mod log_thread;
+pub mod moves;
 pub mod node;
 pub mod peers;
 pub mod snapshot_thread;
@@ -30,7 +31,7 @@ pub struct Shared {
     /// The node. Never borrowed across an await.
     pub node: RefCell<Node>,
     /// Something waits for the flusher.
-    pub dirty: Notify,
+    pub dirty: Rc<Notify>,
     /// What operators said last, and when.
     pub orders: RefCell<Orders>,
     clients: Cell<u64>,
@@ -41,8 +42,8 @@ impl Shared {
     #[must_use]
     pub fn new(node: Node, orders: Orders) -> Rc<Self> {
         Rc::new(Self {
+            dirty: node.dirty(),
             node: RefCell::new(node),
-            dirty: Notify::new(),
             orders: RefCell::new(orders),
             clients: Cell::new(0),
         })

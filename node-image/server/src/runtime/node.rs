@@ -9,8 +9,9 @@
 use super::connection::Outbox;
 use super::follower_reads::Asking;
 use super::log_thread::{LogThread, or_abort};
+use super::moves::Moves;
 use super::snapshots::Snapshots;
-use crate::command::{Context, Holders, NodeEndpoint, NodeView};
+use crate::command::{Context, Holders, NodeEndpoint, NodeView, node_id};
 use crate::durability;
 use crate::keyspace::{self, Change, Keyspace};
 use crate::restore::load_snapshot;
@@ -137,6 +138,7 @@ pub struct Parts {
 pub struct Node {
     parts: Parts,
     pub(super) snapshots: Snapshots,
+    pub(super) moves: Moves,
     pending: BytesMut,
     outboxes: BTreeMap<Session, Outbox>,
     touched: Vec<Session>,
@@ -156,14 +158,19 @@ pub struct Node {
     changes: watch::Sender<u64>,
     members: watch::Sender<Vec<Member>>,
     may_go_on: Rc<Notify>,
+    /// See [`super::Shared::dirty`].
+    dirty: Rc<Notify>,
+    /// The clock of a group that gave slots to this one: keys that had expired there stay so.
+    clock_floor: u64,
 }
 
 impl Node {
     /// A node that nobody is connected to yet; `snapshots` is what it knows about those on its volume.
     #[must_use]
-    pub fn new(parts: Parts, snapshots: Snapshots) -> Self {
+    pub fn new(parts: Parts, snapshots: Snapshots, moves: Moves) -> Self {
         let mut node = Self {
             snapshots,
+            moves,
             view: NodeView::default(),
             pending: BytesMut::new(),
             outboxes: BTreeMap::new(),
@@ -182,6 +189,8 @@ impl Node {
             changes: watch::Sender::new(0),
             members: watch::Sender::new(Vec::new()),
             may_go_on: Rc::new(Notify::new()),
+            dirty: Rc::new(Notify::new()),
+            clock_floor: 0,
             parts,
         };
         node.view.started_millis = node.clock();
@@ -297,7 +306,10 @@ impl Node {
     #[must_use]
     pub fn clock(&self) -> u64 {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
-        u64::try_from(wall).unwrap_or(u64::MAX).max(self.parts.replica.log().clock())
+        u64::try_from(wall)
+            .unwrap_or(u64::MAX)
+            .max(self.parts.replica.log().clock())
+            .max(self.clock_floor)
     }
 
     /// Adds a connection and names it.
@@ -425,10 +437,43 @@ impl Node {
     }
 
     pub(super) fn propose_pending(&mut self) {
-        if !self.pending.is_empty() {
+        // A mover that hears of an entry may log something itself, once.
+        while !self.pending.is_empty() {
             let clock = self.clock();
-            self.parts.replica.propose(self.pending.split().freeze(), clock);
+            let effects = self.pending.split().freeze();
+            self.parts.replica.propose(effects.clone(), clock);
+            self.tell_movers(&effects);
         }
+    }
+
+    /// Whether something waits to be proposed or sent.
+    #[must_use]
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// The flusher's bell: it proposes and sends what gathered.
+    #[must_use]
+    pub fn dirty(&self) -> Rc<Notify> {
+        Rc::clone(&self.dirty)
+    }
+
+    pub(super) fn wake_flusher(&self) {
+        self.dirty.notify_one();
+    }
+
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.handing_over
+    }
+
+    /// The state and the effects of the pending entry, to change both alike.
+    pub(super) fn state_to_change(&mut self) -> (&mut Keyspace, &mut BytesMut) {
+        (&mut self.parts.keyspace, &mut self.pending)
+    }
+
+    /// The group's clock is not behind this from now on.
+    pub(super) fn raise_clock(&mut self, millis: u64) {
+        self.clock_floor = self.clock_floor.max(millis);
     }
 
     /// Gives the core one input and carries out what follows. Entries that a follower takes are synced by [`Node::settle`].
@@ -439,6 +484,7 @@ impl Node {
         self.carry_out(effects);
         self.answer();
         self.answer_followers();
+        self.moves.wake_if_waiting();
     }
 
     /// Syncs what a follower wrote since the last call, and sends what is queued. Confirmations leave before the sync.
@@ -757,7 +803,7 @@ impl Node {
             page_cache: self.parts.stored.page_cache.is_some(),
             // 0 would say that this node does not tell.
             uptime_millis: now.max(1),
-            slots: None,
+            slots: Some(self.slots_status()),
         }
     }
 
@@ -777,11 +823,6 @@ impl Node {
 /// Whether clients may be sent to this primary: a connection that stands says little of one that hangs.
 fn is_heard(primary: &PrimaryView) -> bool {
     primary.connected && primary.heard_millis_ago <= SILENT_MILLIS
-}
-
-/// The name of a member in CLUSTER NODES: 40 hexadecimal digits, of which 32 are its incarnation.
-fn node_id(incarnation: Incarnation) -> String {
-    format!("{:032x}00000000", incarnation.0.as_u128())
 }
 
 fn lock(log: &Mutex<Log>) -> MutexGuard<'_, Log> {

@@ -9,7 +9,6 @@ use super::log_thread::Durable;
 use crate::hand_over::hand_over;
 use anyhow::bail;
 use bytes::BytesMut;
-use quorate_api::slots::{Handoff, HandoffAnswer, HandoffOutcome, MoveRefusal};
 use quorate_api::wire::{ClientKind, Reply, Request, Welcome, take};
 use quorate_api::{Incarnation, Member};
 use quorate_client::connect::{Established, dial, read_frame};
@@ -76,6 +75,8 @@ async fn serve_connection(shared: Rc<Shared>, established: Established<ClientKin
     };
     let session = shared.node.borrow_mut().open_session(outbox);
     let member = match peer {
+        // A primary of another group, which gives slots to this one.
+        ClientKind::Replica { id, .. } if id.shard != shared.node.borrow().id().shard => None,
         ClientKind::Replica { id, addresses } => {
             shared.node.borrow_mut().learn_addresses(id.incarnation, addresses);
             Some(id.incarnation)
@@ -146,26 +147,17 @@ fn on_request(
                 shared.node.borrow_mut().reply(session, &Reply::HandOver(outcome));
             });
         }
-        // No map is kept yet, so no target is known, and nothing is ever handed over.
-        Request::Route(_) => {}
-        Request::MoveSlots(_) => {
-            let refusal = Reply::MoveSlots(Err(MoveRefusal::UnknownTarget));
-            shared.node.borrow_mut().reply(session, &refusal);
-        }
-        Request::AbortMove { .. } => {
-            let refusal = Reply::AbortMove(Err(MoveRefusal::UnknownMove));
-            shared.node.borrow_mut().reply(session, &refusal);
-        }
-        Request::Handoff(Handoff { handoff, .. }) => {
-            let outcome = HandoffOutcome::Stale;
-            shared
-                .node
-                .borrow_mut()
-                .reply(session, &Reply::Handoff(HandoffAnswer { handoff, outcome }));
+        Request::Route(map) => shared.node.borrow_mut().learn_route(map),
+        Request::MoveSlots(order) => shared.node.borrow_mut().order_move(session, &order),
+        Request::AbortMove { handoff } => shared.node.borrow_mut().abort_move(session, handoff),
+        Request::Handoff(asked) => {
+            shared.node.borrow_mut().on_handoff(session, &asked);
+            shared.dirty.notify_one();
         }
         Request::SlotSizes => {
-            let sizes = shared.node.borrow().keyspace().slot_sizes();
-            shared.node.borrow_mut().reply(session, &Reply::SlotSizes(sizes));
+            let mut node = shared.node.borrow_mut();
+            let sizes = node.keyspace().slot_sizes();
+            node.reply(session, &Reply::SlotSizes(sizes));
         }
         request @ (Request::Append(_)
         | Request::SnapshotChunk(_)
