@@ -63,8 +63,6 @@ pub enum Mutation {
     ReleaseBeforeAccept,
     /// A group takes a handoff that is not above the last one of the slots.
     HandoffReused,
-    /// The target accepts whatever it holds.
-    AcceptIncompleteCopy,
     /// The source asks the target before its own record cannot be lost any more.
     AskBeforeForGood,
 }

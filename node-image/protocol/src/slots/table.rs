@@ -27,6 +27,8 @@ pub struct SlotTable {
     settled: BTreeMap<u64, Settled>,
     /// Where slots went that are not owned any more: what clients are told until a map says it.
     went: BTreeMap<u32, SlotSet>,
+    /// Index of the last record by which slots left.
+    released_at: u64,
 }
 
 /// A move away from this group.
@@ -142,6 +144,7 @@ impl SlotTable {
             decisions: BTreeMap::new(),
             settled: BTreeMap::new(),
             went: BTreeMap::new(),
+            released_at: 0,
         }
     }
 
@@ -185,6 +188,12 @@ impl SlotTable {
     #[must_use]
     pub fn went_to(&self, slot: u16) -> Option<u32> {
         self.went.iter().find(|(_, slots)| slots.contains(slot)).map(|(shard, _)| *shard)
+    }
+
+    /// Index of the last record by which slots left; 0 for none.
+    #[must_use]
+    pub fn released_at(&self) -> u64 {
+        self.released_at
     }
 
     /// The slots that went to a shard when they left this one.
@@ -347,32 +356,33 @@ impl SlotTable {
                 })
             }
             (HandoffStep::Chunk(_), _) => Reaction::Answer(Stale),
-            (HandoffStep::Decide { attempt, chunks, .. }, Some(import)) => {
-                let whole = (*attempt, *chunks) == (import.attempt, import.chunks);
-                match whole || mutation::active(Mutation::AcceptIncompleteCopy) {
-                    true => Reaction::Log(SlotRecord::Accept { handoff }),
-                    false => Reaction::Log(reject),
-                }
-            }
+            (HandoffStep::Decide { attempt, chunks, .. }, Some(import)) => match (*attempt, *chunks) == (import.attempt, import.chunks) {
+                true => Reaction::Log(SlotRecord::Accept { handoff }),
+                false => Reaction::Log(reject),
+            },
             (HandoffStep::Abandon, Some(_)) => Reaction::Log(reject),
             // Nothing is known of it: it is new, or it came after everything about it was forgotten.
-            (_, None) if !self.is_new(handoff, slots) => Reaction::Answer(Stale),
+            (_, None) if !self.is_fresh(handoff, slots) => Reaction::Answer(Stale),
             (HandoffStep::Decide { .. } | HandoffStep::Abandon, None) => Reaction::Log(reject),
             (HandoffStep::Begin(_), None) if self.imports.len() >= MAX_MOVES => {
                 Reaction::Answer(Later("the target takes as many moves as it can".to_owned()))
+            }
+            (HandoffStep::Begin(_), None) if !self.is_free(slots) => {
+                Reaction::Answer(Later("another move of these slots has to end first at the target".to_owned()))
             }
             (HandoffStep::Begin(attempt), None) => begin(attempt),
         }
     }
 
-    /// Whether a move that this group knows nothing of may begin.
-    fn is_new(&self, handoff: u64, slots: &SlotSet) -> bool {
+    /// Whether this is a move that the group never heard of, and not one that it has forgotten.
+    fn is_fresh(&self, handoff: u64, slots: &SlotSet) -> bool {
         let newer = self.last_of(slots).is_none_or(|last| last < handoff);
-        (newer || mutation::active(Mutation::HandoffReused))
-            && !slots.is_empty()
-            && !self.knows(handoff)
-            && slots.is_disjoint(&self.owned)
-            && self.imports.values().all(|import| import.slots.is_disjoint(slots))
+        (newer || mutation::active(Mutation::HandoffReused)) && !slots.is_empty() && !self.knows(handoff)
+    }
+
+    /// Whether the group neither owns one of the slots nor takes it by another move.
+    fn is_free(&self, slots: &SlotSet) -> bool {
+        slots.is_disjoint(&self.owned) && self.imports.values().all(|import| import.slots.is_disjoint(slots))
     }
 
     /// Whether the number names some move now.
@@ -433,6 +443,7 @@ impl SlotTable {
                 self.exports.get(handoff).filter(|export| export.frozen)?;
                 let export = self.settle(*handoff, index)?;
                 self.owned = self.owned.difference(&export.slots);
+                self.released_at = index;
                 let gone = self.went.entry(export.to).or_default();
                 *gone = gone.union(&export.slots);
                 SlotData::Drop(export.slots)
@@ -466,7 +477,8 @@ impl SlotTable {
             } => {
                 let known = self.imports.get(handoff);
                 let again = known.is_some_and(|import| import.slots == *slots && import.from == *from && import.attempt < *attempt);
-                (*shard == self.shard && (again || (known.is_none() && self.is_new(*handoff, slots)))).then_some(())?;
+                (*shard == self.shard && (again || (known.is_none() && self.is_fresh(*handoff, slots) && self.is_free(slots))))
+                    .then_some(())?;
                 self.remember(*handoff, slots);
                 let import = Import {
                     slots: slots.clone(),

@@ -3,11 +3,14 @@
 use super::view::{NodeEndpoint, NodeView};
 use crate::keyspace::{Access, Keyspace};
 use quorate_api::{Incarnation, RoutingMap, RoutingShard, SlotSet};
+use quorate_protocol::slots::SlotTable;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
     shards: Vec<Route>,
+    /// Last index of the log when the map came: what left later, the map cannot know.
+    learned_at: u64,
 }
 
 /// Another group.
@@ -45,12 +48,13 @@ pub fn node_id(incarnation: Incarnation) -> String {
 }
 
 impl Routes {
-    /// What a map says of the groups other than `own`.
+    /// What a map says of the groups other than `own`, told when the log ended at `learned_at`.
     #[must_use]
-    pub fn new(map: &RoutingMap, own: u32) -> Self {
+    pub fn new(map: &RoutingMap, own: u32, learned_at: u64) -> Self {
         let others = map.shards.iter().filter(|shard| shard.shard != own);
         Self {
             shards: others.map(Route::new).collect(),
+            learned_at,
         }
     }
 
@@ -87,12 +91,23 @@ impl Route {
     }
 }
 
-/// What to say to a command on a slot that another group owns. Those who own it by the map come first; if the map still says
-/// this group, the slot went where the log says.
+/// Whether slots left after the map came.
+fn is_outdated(view: &NodeView, table: Option<&SlotTable>) -> bool {
+    table.is_some_and(|table| table.released_at() > view.routes.learned_at)
+}
+
+/// What to say to a command on a slot that another group owns: where it went, if that was after the map came or the map still
+/// says this group; else who owns it by the map.
 pub(super) fn elsewhere(view: &NodeView, keyspace: &Keyspace, slot: u16) -> String {
+    let table = keyspace.slot_table();
     let mapped = view.routes.primary(|route| route.slots.contains(slot));
-    let went = keyspace.slot_table().and_then(|table| table.went_to(slot));
-    let owner = mapped.or_else(|| view.routes.primary(|route| Some(route.shard) == went));
+    let went = table.and_then(|table| table.went_to(slot));
+    let gone = view.routes.primary(|route| Some(route.shard) == went);
+    let owner = if is_outdated(view, table) {
+        gone.or(mapped)
+    } else {
+        mapped.or(gone)
+    };
     match owner {
         Some(owner) => format!("MOVED {slot} {}:{}", owner.host, owner.port),
         None => "CLUSTERDOWN Hash slot not served: this node knows no owner of it at the moment".to_owned(),
@@ -107,11 +122,12 @@ pub(super) fn sections<'a>(view: &'a NodeView, keyspace: &Keyspace) -> Vec<Secti
         None if keyspace.access(0, view.shard) == Access::Owned => SlotSet::all(),
         None => SlotSet::new(),
     };
-    let known = view
-        .routes
-        .shards
-        .iter()
-        .fold(owned.clone(), |known, route| known.union(&route.slots));
+    let nothing = SlotSet::new();
+    let went = |shard: u32| table.and_then(|table| table.went(shard)).unwrap_or(&nothing);
+    let shards = || view.routes.shards.iter();
+    let mapped = shards().fold(SlotSet::new(), |all, route| all.union(&route.slots));
+    let gone = shards().fold(SlotSet::new(), |all, route| all.union(went(route.shard)));
+    let outdated = is_outdated(view, table);
     let mut sections = vec![Section {
         shard: view.shard,
         epoch: view.epoch,
@@ -120,10 +136,12 @@ pub(super) fn sections<'a>(view: &'a NodeView, keyspace: &Keyspace) -> Vec<Secti
         replicas: &view.replicas,
     }];
     for route in &view.routes.shards {
-        let mut slots = route.slots.difference(&owned);
-        if let Some(went) = table.and_then(|table| table.went(route.shard)) {
-            slots = slots.union(&went.difference(&known));
-        }
+        let slots = if outdated {
+            route.slots.difference(&gone).union(went(route.shard))
+        } else {
+            route.slots.union(&went(route.shard).difference(&mapped))
+        };
+        let slots = slots.difference(&owned);
         sections.push(Section {
             shard: route.shard,
             epoch: route.epoch,

@@ -29,6 +29,7 @@ struct Snapshot {
     log_base: u64,
     snapshot: u64,
     suspicions: [u64; 2],
+    longest_freeze_millis: u64,
 }
 
 type Asking = mpsc::Sender<oneshot::Sender<Snapshot>>;
@@ -52,6 +53,7 @@ pub async fn serve(shared: Rc<Shared>, listener: TcpListener) -> std::io::Result
                     let orders = shared.orders.borrow();
                     [orders.suspicions, orders.false_suspicions]
                 },
+                longest_freeze_millis: node.moves.longest_freeze_millis(),
                 status,
             };
             // The prober may have hung up.
@@ -88,9 +90,11 @@ async fn metrics(State(asking): State<Asking>) -> Result<String, StatusCode> {
         log_base,
         snapshot,
         suspicions,
+        longest_freeze_millis,
     } = ask(&asking).await?;
     let mut registry = Registry::with_prefix("quorate_node");
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let slots = status.slots.as_ref();
     let gauges = [
         ("epoch", "Highest epoch number promised", status.promised.number),
         ("log_last_index", "Index of the last log entry", status.last.index),
@@ -128,6 +132,26 @@ async fn metrics(State(asking): State<Asking>) -> Result<String, StatusCode> {
         ("keys", "Keys held", status.keys),
         ("memory_bytes", "Bytes that the data takes", status.memory_bytes),
         ("clients", "Connected clients", clients),
+        (
+            "slots_owned",
+            "Hash slots that the group owns",
+            slots.map_or(0, |slots| slots.owned.len() as u64),
+        ),
+        (
+            "slot_moves_out",
+            "Moves of slots away from the group",
+            slots.map_or(0, |slots| slots.exports.len() as u64),
+        ),
+        (
+            "slot_moves_in",
+            "Moves of slots to the group",
+            slots.map_or(0, |slots| slots.imports.len() as u64),
+        ),
+        (
+            "slot_freeze_longest_millis",
+            "The longest time that clients of moving slots waited here since the process began",
+            longest_freeze_millis,
+        ),
     ];
     for (name, help, value) in gauges {
         let gauge: Gauge = Gauge::default();

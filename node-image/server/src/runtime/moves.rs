@@ -59,6 +59,8 @@ struct Driven {
     session: Option<Session>,
     link: Option<AbortHandle>,
     bytes_total: u64,
+    /// When this primary froze the slots.
+    frozen_at: Option<u64>,
 }
 
 /// What a node knows of moves. See the module.
@@ -71,6 +73,8 @@ pub struct Moves {
     epoch: Option<Epoch>,
     wake: Rc<Notify>,
     jobs: UnboundedSender<CopyJob>,
+    /// The longest time that clients of frozen slots waited since this process began, in milliseconds.
+    longest_freeze_millis: u64,
 }
 
 impl Moves {
@@ -84,7 +88,14 @@ impl Moves {
             epoch: None,
             wake: Rc::new(Notify::new()),
             jobs,
+            longest_freeze_millis: 0,
         }
+    }
+
+    /// The longest time that clients of frozen slots waited since this process began, in milliseconds.
+    #[must_use]
+    pub fn longest_freeze_millis(&self) -> u64 {
+        self.longest_freeze_millis
     }
 
     /// Someone waits for the log to go on.
@@ -108,7 +119,8 @@ impl Node {
     /// The operator told the whole map.
     pub(super) fn learn_route(&mut self, map: RoutingMap) {
         if map.version > self.moves.map.version {
-            self.view_mut().routes = Routes::new(&map, self.id().shard);
+            let last = self.replica().last().index;
+            self.view_mut().routes = Routes::new(&map, self.id().shard, last);
             self.moves.map = map;
         }
     }
@@ -323,6 +335,7 @@ impl Node {
                 session: None,
                 link: None,
                 bytes_total: 0,
+                frozen_at: None,
             };
             self.moves.driven.insert(handoff, driven);
         }
@@ -361,7 +374,8 @@ impl Node {
                     }
                 }
                 MoverEffect::Log(record) => {
-                    tracing::info!(?record, "a move goes on");
+                    let waited = self.note_freeze(handoff, &record, now);
+                    tracing::info!(?record, clients_waited_millis = waited, "a move goes on");
                     self.log_slots(&record, &[]);
                 }
                 MoverEffect::StartCopy => self.start_copy(handoff),
@@ -369,6 +383,21 @@ impl Node {
         }
         self.propose_pending();
         self.wake_flusher();
+    }
+
+    /// Gives how long clients waited, if a freeze ends.
+    fn note_freeze(&mut self, handoff: u64, record: &SlotRecord, now: u64) -> Option<u64> {
+        let driven = self.moves.driven.get_mut(&handoff)?;
+        match record {
+            SlotRecord::Freeze { .. } => driven.frozen_at = Some(now),
+            SlotRecord::Release { .. } | SlotRecord::Thaw { .. } => {
+                let waited = now - driven.frozen_at.take()?;
+                self.moves.longest_freeze_millis = self.moves.longest_freeze_millis.max(waited);
+                return Some(waited);
+            }
+            _ => {}
+        }
+        None
     }
 
     fn start_copy(&mut self, handoff: u64) {
