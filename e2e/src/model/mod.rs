@@ -42,6 +42,7 @@
 //! it is told: the simulation checks these.
 
 mod drivers;
+pub mod moves;
 pub mod report;
 pub mod rules;
 pub mod scenarios;

@@ -1,5 +1,6 @@
 //! `quorate-e2e model`: the scenarios and the mutants, and a table of what came of them.
 
+use super::moves;
 use super::rules::{Step, ViewChanges};
 use super::scenarios::{self, Scenario};
 use anyhow::{Result, bail};
@@ -26,7 +27,7 @@ pub struct Args {
 
 /// What came of a scenario.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct Outcome<S = Step> {
     /// States that were generated, the same ones again included.
     pub states: usize,
     /// Different states.
@@ -36,7 +37,7 @@ pub struct Outcome {
     /// How long it took.
     pub took: Duration,
     /// The property that does not hold, and the steps that lead there.
-    pub violation: Option<(&'static str, Vec<Step>)>,
+    pub violation: Option<(&'static str, Vec<S>)>,
     /// What should happen somewhere and happens nowhere. Empty if there is a violation: the search ends with it.
     pub unreached: Vec<&'static str>,
 }
@@ -69,7 +70,7 @@ pub fn check(scenario: Scenario, broken: Option<Mutation>, threads: usize) -> Ou
     }
 }
 
-impl Outcome {
+impl<S> Outcome<S> {
     /// One line of the table.
     #[must_use]
     pub fn line(&self, name: &str) -> String {
@@ -91,6 +92,33 @@ pub fn head() -> String {
         "{:<62} {:>13} {:>12} {:>5} {:>8}  result",
         "scenario", "states", "unique", "depth", "seconds"
     )
+}
+
+/// The slot moves; gives what is not as it should be.
+fn run_moves(args: &Args, threads: usize) -> Vec<&'static str> {
+    let wanted = |name: &str| args.scenario.as_ref().is_none_or(|part| name.contains(part.as_str()));
+    let mut failed = Vec::new();
+    println!("\nslot moves");
+    for scenario in moves::quick().into_iter().filter(|scenario| wanted(scenario.name)) {
+        let name = scenario.name;
+        let outcome = moves::check(scenario, None, threads);
+        println!("{}", outcome.line(name));
+        for step in outcome.violation.iter().flat_map(|(_, steps)| steps) {
+            println!("    {step:?}");
+        }
+        if outcome.violation.is_some() || !outcome.unreached.is_empty() {
+            failed.push(name);
+        }
+    }
+    let mutants = if args.no_mutants { Vec::new() } else { moves::mutants() };
+    for (name, mutation, scenario) in mutants.into_iter().filter(|(name, ..)| wanted(name)) {
+        let outcome = moves::check(scenario, Some(mutation), threads);
+        println!("{}", outcome.line(name));
+        if outcome.violation.is_none() {
+            failed.push(name);
+        }
+    }
+    failed
 }
 
 /// Runs the command.
@@ -130,6 +158,7 @@ pub fn run(args: &Args) -> Result<()> {
             }
         }
     }
+    failed.extend(run_moves(args, threads));
     if !failed.is_empty() {
         bail!("not as it should be: {}", failed.join("; "));
     }

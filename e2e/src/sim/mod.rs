@@ -13,6 +13,7 @@ pub mod history;
 pub(crate) mod host;
 pub(crate) mod ledger;
 pub mod linearize;
+pub mod moves;
 pub mod mutants;
 pub(crate) mod network;
 mod report;
