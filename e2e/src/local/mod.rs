@@ -8,6 +8,7 @@ pub mod build;
 pub mod packages;
 pub mod process;
 pub mod resp;
+pub mod store;
 pub mod writers;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -47,6 +48,31 @@ pub struct LocalClusterOptions {
     pub read_quorum: usize,
     /// Further environment variables for every node.
     pub env: Vec<(String, OsString)>,
+    /// The store that the group is a shard of.
+    pub identity: Identity,
+}
+
+/// Which shard of which store a group is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The store.
+    pub store: Uuid,
+    /// The secret that all its nodes share.
+    pub token: String,
+    /// The shard.
+    pub shard: u32,
+}
+
+impl Identity {
+    /// Shard 0 of a store of its own.
+    #[must_use]
+    pub fn alone() -> Self {
+        Self {
+            store: Uuid::new_v4(),
+            token: Uuid::new_v4().to_string(),
+            shard: 0,
+        }
+    }
 }
 
 impl LocalClusterOptions {
@@ -60,6 +86,7 @@ impl LocalClusterOptions {
             write_quorum: 2,
             read_quorum: 2,
             env: Vec::new(),
+            identity: Identity::alone(),
         }
     }
 }
@@ -109,12 +136,11 @@ impl LocalCluster {
         ensure!((1..=5).contains(&options.replicas), "1 to 5 replicas, not {}", options.replicas);
         fs::create_dir_all(&options.parent_dir)?;
         let dir = TempDir::with_prefix_in("quorate-", &options.parent_dir)?;
-        fs::write(token_file(dir.path()), Uuid::new_v4().to_string())?;
-        let store = Uuid::new_v4();
+        fs::write(token_file(dir.path()), &options.identity.token)?;
         let ports = free_ports::<{ 5 * PORTS_PER_NODE }>()?;
         let mut nodes = Vec::with_capacity(options.replicas);
         for (ordinal, ports) in ports.chunks_exact(PORTS_PER_NODE).take(options.replicas).enumerate() {
-            nodes.push(start_node(&options, dir.path(), store, ordinal, [ports[0], ports[1], ports[2]])?);
+            nodes.push(start_node(&options, dir.path(), ordinal, [ports[0], ports[1], ports[2]])?);
         }
         let deadline = Instant::now() + READY_WITHIN;
         for node in &mut nodes {
@@ -336,15 +362,16 @@ fn token_file(dir: &Path) -> PathBuf {
     dir.join("token")
 }
 
-fn start_node(options: &LocalClusterOptions, dir: &Path, store: Uuid, ordinal: usize, ports: [u16; 3]) -> Result<LocalNode> {
+fn start_node(options: &LocalClusterOptions, dir: &Path, ordinal: usize, ports: [u16; 3]) -> Result<LocalNode> {
     let [client_port, replica_port, http_port] = ports;
     let name = format!("node-{ordinal}");
     let data_dir = dir.join(&name);
     fs::create_dir(&data_dir)?;
+    let Identity { store, shard, .. } = &options.identity;
     let variables: [(&str, OsString); 11] = [
         ("QUORATE_STORE_ID", store.to_string().into()),
         ("QUORATE_STORE_NAME", "local".into()),
-        ("QUORATE_SHARD", "0".into()),
+        ("QUORATE_SHARD", shard.to_string().into()),
         ("QUORATE_ORDINAL", ordinal.to_string().into()),
         ("QUORATE_POD_IP", "127.0.0.1".into()),
         ("QUORATE_DATA_DIR", data_dir.clone().into()),

@@ -7,6 +7,7 @@
 use super::process::loopback;
 use super::resp::Client;
 use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// A node that does not answer in this time is taken for dead; the write is then unknown.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
+/// Errors that say that nothing was done.
+const REFUSALS: [&str; 4] = ["MOVED", "CLUSTERDOWN", "TRYAGAIN", "OOM"];
 /// Between two attempts while no node serves.
 const RETRY: Duration = Duration::from_millis(2);
 
@@ -148,8 +151,11 @@ fn key_name(writer: usize, number: usize) -> String {
 /// A client that goes to whichever node serves.
 struct Following<'a> {
     nodes: &'a [SocketAddr],
+    /// Where a key is tried that was never served.
     next: usize,
-    client: Option<Client>,
+    /// Where keys were served last, or said to be.
+    places: BTreeMap<String, usize>,
+    clients: BTreeMap<usize, Client>,
 }
 
 /// What became of a command.
@@ -164,31 +170,50 @@ impl<'a> Following<'a> {
         Self {
             nodes,
             next: 0,
-            client: None,
+            places: BTreeMap::new(),
+            clients: BTreeMap::new(),
         }
     }
 
-    /// Tries a command once. A refusal says for certain that nothing was done.
+    /// Tries a command on a key once. A refusal says for certain that nothing was done.
     fn attempt(&mut self, args: &[&str]) -> Outcome {
-        if self.client.is_none() {
-            self.client = Client::connect(self.nodes[self.next % self.nodes.len()], ANSWER_WITHIN).ok();
+        let key = args[1];
+        let at = self.places.get(key).copied().unwrap_or(self.next) % self.nodes.len();
+        if !self.clients.contains_key(&at)
+            && let Ok(client) = Client::connect(self.nodes[at], ANSWER_WITHIN)
+        {
+            self.clients.insert(at, client);
         }
-        let Some(client) = &mut self.client else {
-            self.next += 1;
+        let Some(client) = self.clients.get_mut(&at) else {
+            self.places.remove(key);
+            self.next = at + 1;
             return Outcome::Refused;
         };
         match client.run(args) {
-            Ok(text) => Outcome::Done(text),
+            Ok(text) => {
+                self.places.insert(key.to_owned(), at);
+                Outcome::Done(text)
+            }
             Err(error) => {
                 let text = error.to_string();
-                let unknown = !["MOVED", "CLUSTERDOWN", "OOM"].iter().any(|code| text.starts_with(code));
-                self.client = None;
+                let refused = REFUSALS.iter().any(|code| text.starts_with(code));
                 let moved = text
                     .strip_prefix("MOVED ")
                     .and_then(|rest| rest.rsplit(':').next()?.parse().ok())
                     .and_then(|port: u16| self.nodes.iter().position(|node| *node == loopback(port)));
-                self.next = moved.unwrap_or(self.next + 1);
-                if unknown { Outcome::Unknown } else { Outcome::Refused }
+                match moved {
+                    Some(place) => drop(self.places.insert(key.to_owned(), place)),
+                    None => {
+                        self.places.remove(key);
+                        self.next = at + 1;
+                    }
+                }
+                if refused {
+                    return Outcome::Refused;
+                }
+                // Its answer may still come on this connection.
+                self.clients.remove(&at);
+                Outcome::Unknown
             }
         }
     }
