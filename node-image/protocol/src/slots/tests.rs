@@ -296,10 +296,10 @@ fn a_target_takes_nothing_late_nothing_twice_and_nothing_that_it_owns() {
     }
     let mut other = handoff(HandoffStep::Begin(attempt(3, 1)));
     other.handoff = 8;
-    assert_eq!(
-        table.react(&other),
-        Reaction::Answer(HandoffOutcome::Stale),
-        "the target owns the slots"
+    let later = table.react(&other);
+    assert!(
+        matches!(later, Reaction::Answer(HandoffOutcome::Later(_))),
+        "the target owns the slots: {later:?}"
     );
     other.slots = slots(100, 199);
     other.to = 2;
