@@ -4,6 +4,7 @@
 //! the command waits: until the slot is given up (then it is sent there), until it is served here again, or until the client
 //! has waited long enough (then it is told to try again, and nothing was done).
 
+use super::reads::Reads;
 use super::session::Transaction;
 use super::table::{self, Command, Kind};
 use super::{ClientSession, Context};
@@ -32,8 +33,10 @@ fn transaction_meets_one(context: &Context<'_>, session: &ClientSession, transac
 }
 
 fn command_meets_one(context: &Context<'_>, session: &ClientSession, command: &Command, args: &[Bytes]) -> bool {
-    let stale = command.kind == Kind::Read && session.readonly && context.view.stale_reads;
-    if command.kind == Kind::Plain || stale || !context.view.serving {
+    // On a replica only reads are executed. Those that may be of any age may be older than a move, the others not.
+    let aged = matches!(session.reads, Reads::Stale { max_millis: None });
+    let elsewhere = !context.view.serving && (command.kind == Kind::Write || session.reads == Reads::Primary || aged);
+    if command.kind == Kind::Plain || elsewhere {
         return false;
     }
     match command.keys.positions(args) {
@@ -50,7 +53,7 @@ fn is_frozen(context: &Context<'_>, slot: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{NodeView, Outcome, Routes, execute};
+    use crate::command::{NodeView, Outcome, Routes, Standing, execute};
     use crate::keyspace::{Change, Keyspace};
     use bytes::BytesMut;
     use quorate_api::wire::NodeAddresses;
@@ -174,6 +177,26 @@ mod tests {
         node.holds("SET a new");
         node.log(&SlotRecord::Thaw { handoff: 1 });
         node.says("GET a", "$3\r\nold");
+    }
+
+    #[test]
+    fn a_replica_answers_about_a_frozen_slot_only_what_may_be_of_any_age() {
+        let mut node = Node::new();
+        node.says("SET a old", "+OK");
+        node.freeze("a", 1);
+        (node.view.serving, node.view.stale_reads) = (false, true);
+        node.session.stand(Standing {
+            confirmed: true,
+            stale_millis: Some(0),
+        });
+        node.says("GET a", "-CLUSTERDOWN");
+        node.says("QR.READ STALE ANY", "+OK");
+        node.says("GET a", "$3\r\nold");
+        for reads in ["QR.READ STALE 1000", "QR.READ LINEARIZABLE"] {
+            node.says(reads, "+OK");
+            node.holds("GET a");
+            node.says("GET b", "$-1");
+        }
     }
 
     #[test]

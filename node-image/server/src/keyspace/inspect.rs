@@ -9,7 +9,10 @@ use serde_json::{Value as Json, json};
 /// # Errors
 /// See [`EffectError`].
 pub fn count(effects: &[u8]) -> Result<u64, EffectError> {
-    Effect::decode_all(effects)?.try_fold(0, |count, effect| effect.map(|_| count + 1))
+    Effect::decode_all(effects)?.try_fold(0, |count, effect| {
+        let changes_a_key = !matches!(effect?, Decoded::Slots { .. });
+        Ok(count + u64::from(changes_a_key))
+    })
 }
 
 /// The effects of an entry, one JSON value each: what is done to which key, and what the key holds then. Bytes that are no text
@@ -31,6 +34,7 @@ pub fn describe(effects: &[u8]) -> Result<Vec<Json>, EffectError> {
                 Decoded::Update { key, update, .. } => changed(&text(key), &update),
                 Decoded::Rename { key, to } => json!({"rename": text(key), "to": text(to)}),
                 Decoded::Copy { key, to } => json!({"copy": text(key), "to": text(to)}),
+                Decoded::Slots { record, payload } => json!({"slots": text(record), "bytes": payload.len()}),
             })
         })
         .collect()

@@ -665,6 +665,10 @@ impl Node {
     }
 
     fn apply(&mut self, entries: &[Arc<Entry>]) {
+        if self.parts.keyspace.any_frozen() {
+            // Readers of a slot that moves look again.
+            self.may_go_on.notify_waiters();
+        }
         for entry in entries {
             if let EntryBody::Effects(effects) = &entry.body {
                 self.parts
