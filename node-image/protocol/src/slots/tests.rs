@@ -179,9 +179,9 @@ fn at_every_turn(mut interrupt: impl FnMut(&mut Pair)) -> (u32, u32) {
         interrupt(&mut pair);
         pair.finish();
         if pair.target.owned().contains(50) {
-            accepted += 1
+            accepted += 1;
         } else {
-            rejected += 1
+            rejected += 1;
         }
         if !whole {
             break;

@@ -317,8 +317,8 @@ mod tests {
             self.change(|keyspace, change| keyspace.put(slot_of(key.as_bytes()), key.as_bytes(), value, expiry, change));
         }
 
-        fn log(&mut self, record: SlotRecord, payload: &[u8]) {
-            self.change(|keyspace, change| keyspace.log_slots(&record, payload, change).unwrap());
+        fn log(&mut self, record: &SlotRecord, payload: &[u8]) {
+            self.change(|keyspace, change| keyspace.log_slots(record, payload, change).unwrap());
         }
 
         fn get(&self, key: &str) -> Option<(Vec<u8>, u64)> {
@@ -369,7 +369,7 @@ mod tests {
         let slots: SlotSet = (0..8_000).collect();
         let moves = |key: &str| slots.contains(slot_of(key.as_bytes()));
         source.log(
-            SlotRecord::Export {
+            &SlotRecord::Export {
                 shard: 0,
                 handoff: 7,
                 slots: slots.clone(),
@@ -395,14 +395,14 @@ mod tests {
         });
         let later = &source.log[source.log.len() - 3..];
         pieces.extend(later.iter().filter_map(|effects| Piece::effects(effects, &slots).unwrap()));
-        source.log(SlotRecord::Freeze { handoff: 7 }, &[]);
+        source.log(&SlotRecord::Freeze { handoff: 7 }, &[]);
         assert_eq!(source.keyspace.access(0, 0), Access::Frozen);
         assert_eq!(source.keyspace.access(9_000, 0), Access::Owned);
         source.assert_followers_agree();
 
         for number in [1, 2] {
             target.log(
-                SlotRecord::Import {
+                &SlotRecord::Import {
                     shard: 1,
                     handoff: 7,
                     slots: slots.clone(),
@@ -413,14 +413,14 @@ mod tests {
             );
             sequence = 0;
             for piece in &pieces {
-                target.log(SlotRecord::Stage { handoff: 7, sequence }, &piece.clone().into_bytes());
+                target.log(&SlotRecord::Stage { handoff: 7, sequence }, &piece.clone().into_bytes());
                 sequence += 1;
             }
         }
         assert!(sequence > 0 && target.keyspace.staged_bytes() > 0);
         assert_eq!((target.keyspace.len(), target.keyspace.access(0, 1)), (0, Access::Elsewhere));
         target.assert_followers_agree();
-        target.log(SlotRecord::Accept { handoff: 7 }, &[]);
+        target.log(&SlotRecord::Accept { handoff: 7 }, &[]);
         target.assert_followers_agree();
         let keys = (0..200).map(|number| format!("key{number}")).chain(["new".to_owned()]);
         let mut moved = 0;
@@ -438,7 +438,7 @@ mod tests {
 
         let moving = (0..200).map(|n| format!("key{n}")).find(|key| moves(key)).unwrap();
         let watch = source.keyspace.watch(moving.as_bytes());
-        source.log(SlotRecord::Release { handoff: 7 }, &[]);
+        source.log(&SlotRecord::Release { handoff: 7 }, &[]);
         source.assert_followers_agree();
         assert!(watch.changed(), "a watcher of a slot that went away sees a change");
         assert!(source.keyspace.take_garbage().is_some() && source.keyspace.take_garbage().is_none());
@@ -458,13 +458,13 @@ mod tests {
             from: 0,
             attempt: attempt(1),
         };
-        target.log(import, &[]);
+        target.log(&import, &[]);
         let put = Piece::effects(&source.log[0], &slots).unwrap().unwrap();
-        target.log(SlotRecord::Stage { handoff: 7, sequence: 0 }, &put.into_bytes());
+        target.log(&SlotRecord::Stage { handoff: 7, sequence: 0 }, &put.into_bytes());
         assert!(target.keyspace.staged_bytes() > 0);
         source.change(|keyspace, change| keyspace.flush_all(change));
         let flush = Piece::effects(&source.log[1], &"5".parse().unwrap()).unwrap().unwrap();
-        target.log(SlotRecord::Stage { handoff: 7, sequence: 1 }, &flush.into_bytes());
+        target.log(&SlotRecord::Stage { handoff: 7, sequence: 1 }, &flush.into_bytes());
         assert_eq!(target.keyspace.staged_bytes(), 0);
         target.assert_followers_agree();
         let reject = SlotRecord::Reject {
@@ -473,7 +473,7 @@ mod tests {
             slots,
             from: 0,
         };
-        target.log(reject, &[]);
+        target.log(&reject, &[]);
         target.assert_followers_agree();
         assert!(target.keyspace.is_empty() && target.keyspace.slot_table().unwrap().owned().is_empty());
     }

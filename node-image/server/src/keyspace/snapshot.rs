@@ -144,7 +144,8 @@ impl Keyspace {
     /// A frozen copy of these slots alone, and nothing about who owns them.
     #[must_use]
     pub fn snapshot_of(&self, wanted: &SlotSet) -> Snapshot {
-        let mut slots = vec![Arc::new(Slot::default()); usize::from(SLOTS)];
+        let empty = Arc::new(Slot::default());
+        let mut slots = vec![empty; usize::from(SLOTS)];
         for slot in wanted.iter().map(usize::from) {
             slots[slot] = Arc::clone(&self.slots[slot]);
         }

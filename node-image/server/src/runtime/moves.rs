@@ -515,19 +515,15 @@ async fn feed(shared: Rc<Shared>, job: CopyJob) {
     loop {
         let piece = encoded.recv().await;
         loop {
-            let node = shared.node.borrow();
-            match node.moves.driven.get(&handoff) {
-                Some(driven) if driven.mover.attempt() == attempt => {
-                    if driven.mover.wants_piece() {
-                        break;
-                    }
+            let wanted = {
+                let node = shared.node.borrow();
+                match node.moves.driven.get(&handoff) {
+                    Some(driven) if driven.mover.attempt() == attempt && node.replica().serving() => driven.mover.wants_piece(),
+                    _ => return,
                 }
-                _ => return,
-            }
-            let stopped = !node.replica().serving();
-            drop(node);
-            if stopped {
-                return;
+            };
+            if wanted {
+                break;
             }
             // The target's answers make room.
             tokio::time::sleep(Duration::from_millis(2)).await;
