@@ -285,6 +285,7 @@ mod tests {
             tails: Vec::new(),
             page_cache: false,
             uptime_millis,
+            slots: None,
         };
         let ago = Duration::from_secs(5);
         assert!(was_alive(&status(5000, false), ago));

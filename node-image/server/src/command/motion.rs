@@ -59,6 +59,8 @@ mod tests {
     use quorate_api::wire::NodeAddresses;
     use quorate_api::{Incarnation, ReplicaId, RoutingMap, RoutingMember, RoutingShard, SlotSet, StoreId};
     use quorate_protocol::slots::SlotRecord;
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
     use uuid::Uuid;
 
     /// A primary of shard 0, and one client.
@@ -139,6 +141,7 @@ mod tests {
                 pending_index: self.index,
                 view: &self.view,
                 password: None,
+                random: &mut SmallRng::seed_from_u64(7),
             };
             let outcome = execute(&mut context, &mut self.session, &args, &mut out);
             (outcome, String::from_utf8_lossy(&out).trim_end().to_owned())
