@@ -88,7 +88,7 @@ impl Keys {
         } else {
             self.last.unsigned_abs().min(args.len() - 1)
         };
-        let fixed = if self.first == 0 { 1..=0 } else { self.first..=last };
+        let fixed = if self.first == 0 { 0..0 } else { self.first..last + 1 };
         let mut more = 0..0;
         if self.count > 0 {
             let number = parse_integer(&args[self.count])
