@@ -1,5 +1,7 @@
 //! Exported histories, judged by a checker that knows nothing but their description.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use quorate_e2e::histories;
 use quorate_e2e::sim::mutants::{self, Mutant};
 use quorate_e2e::sim::{Options, history};

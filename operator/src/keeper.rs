@@ -79,7 +79,7 @@ impl Keeper {
         shape: watch::Sender<Option<Shape>>,
     ) -> Self {
         let status = store.status.clone().unwrap_or_default();
-        let steward = Steward::new(status.clone(), names::selector_text(store), Instant::now(), Timestamp::now());
+        let steward = Steward::new(status, names::selector_text(store), Instant::now(), Timestamp::now());
         let word = watch::Sender::new(steward.word().clone());
         let (notes, written) = mpsc::unbounded_channel();
         let publisher = Publisher::new(context.client.clone(), store, context.recorder.clone());

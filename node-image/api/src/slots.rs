@@ -455,7 +455,7 @@ mod tests {
         #[test]
         fn sets_of_slots_are_sets(a in prop::collection::btree_set(0u16..300, 0..200), b in prop::collection::btree_set(0u16..300, 0..200)) {
             let (x, y): (SlotSet, SlotSet) = (a.iter().copied().collect(), b.iter().copied().collect());
-            prop_assert_eq!(plain(&x), a.clone());
+            prop_assert_eq!(&plain(&x), &a);
             prop_assert_eq!(x.len(), a.len());
             prop_assert_eq!(plain(&x.union(&y)), &a | &b);
             prop_assert_eq!(plain(&x.intersection(&y)), &a & &b);
@@ -464,8 +464,8 @@ mod tests {
             for slot in 0..300 {
                 prop_assert_eq!(x.contains(slot), a.contains(&slot));
             }
-            prop_assert_eq!(SlotSet::from_ranges(x.ranges()).unwrap(), x.clone());
-            prop_assert_eq!(x.to_string().parse::<SlotSet>().unwrap(), x.clone());
+            prop_assert_eq!(&SlotSet::from_ranges(x.ranges()).unwrap(), &x);
+            prop_assert_eq!(&x.to_string().parse::<SlotSet>().unwrap(), &x);
             let json = serde_json::to_string(&x).unwrap();
             prop_assert_eq!(serde_json::from_str::<SlotSet>(&json).unwrap(), x);
         }

@@ -7,7 +7,10 @@ use crate::keyspace::{Hash, Update};
 use crate::resp::Version;
 use bytes::Bytes;
 
-fn pairs<'a>(call: &Call<'a, '_>) -> Result<Vec<(&'a [u8], &'a [u8])>, Refusal> {
+/// A field and its value.
+type Pair<'a> = (&'a [u8], &'a [u8]);
+
+fn pairs<'a>(call: &Call<'a, '_>) -> Result<Vec<Pair<'a>>, Refusal> {
     let args: &'a [Bytes] = &call.args[2..];
     if args.len() % 2 == 1 {
         return Err(call.wrong_arguments());
@@ -74,7 +77,7 @@ pub(super) fn hvals(call: &mut Call<'_, '_>) -> Done {
     each(call, |(_, value)| value)
 }
 
-fn each(call: &mut Call<'_, '_>, part: for<'k> fn((&'k [u8], &'k [u8])) -> &'k [u8]) -> Done {
+fn each(call: &mut Call<'_, '_>, part: for<'k> fn(Pair<'k>) -> &'k [u8]) -> Done {
     let hash = find::<Hash>(call.context, call.slot, &call.args[1])?;
     call.reply.array(hash.map_or(0, Hash::len) as usize);
     for pair in hash.into_iter().flat_map(Hash::iter) {

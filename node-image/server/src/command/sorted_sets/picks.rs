@@ -13,8 +13,11 @@ enum Which {
     Max,
 }
 
+/// Members with their scores.
+type Members<'k> = Box<dyn Iterator<Item = (&'k [u8], f64)> + 'k>;
+
 /// At most `count` members from an end on, and the rank of the first of them in the set's order.
-fn members<'k>(set: &'k SortedSet, which: Which, count: u64) -> (Box<dyn Iterator<Item = (&'k [u8], f64)> + 'k>, u64) {
+fn members(set: &SortedSet, which: Which, count: u64) -> (Members<'_>, u64) {
     match which {
         Which::Min => (Box::new(set.iter(0, count)), 0),
         Which::Max => (Box::new(set.iter_back(set.len(), count)), set.len() - count),

@@ -7,6 +7,9 @@ use super::packed::{Ranks, SCORE_LEN, Scores, encode_scored, place_of, score_byt
 use super::tree::{Place, Tree};
 use std::cmp::Ordering;
 
+/// What separates two leaves: the score and the text of the lowest element of the second.
+type Lowest = Box<[u8]>;
+
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct SortedSet {
@@ -69,7 +72,7 @@ impl SortedSet {
             self.take_from_order(before, member);
         }
         let (key, element) = (score_bytes(score), encode_scored(score, member));
-        let reaches = |low: &Box<[u8]>| compare(&low[..SCORE_LEN], &low[SCORE_LEN..], (&key, member)) != Ordering::Greater;
+        let reaches = |low: &Lowest| compare(&low[..SCORE_LEN], &low[SCORE_LEN..], (&key, member)) != Ordering::Greater;
         self.order.edit(&Place::By(&reaches), |leaf, _| {
             let after =
                 leaf.find::<Ranks>(|other| compare(&other[..SCORE_LEN], text(&other[SCORE_LEN..]), (&key, member)) == Ordering::Greater);
@@ -108,7 +111,7 @@ impl SortedSet {
 
     fn take_from_order(&mut self, score: f64, member: &[u8]) {
         let key = score_bytes(score);
-        let reaches = |low: &Box<[u8]>| compare(&low[..SCORE_LEN], &low[SCORE_LEN..], (&key, member)) != Ordering::Greater;
+        let reaches = |low: &Lowest| compare(&low[..SCORE_LEN], &low[SCORE_LEN..], (&key, member)) != Ordering::Greater;
         self.order.edit(&Place::By(&reaches), |leaf, _| {
             if let Some(range) = leaf.find::<Ranks>(|other| other[..SCORE_LEN] == key && text(&other[SCORE_LEN..]) == member) {
                 leaf.splice(range, &[], -1);
@@ -126,7 +129,7 @@ impl SortedSet {
 
     /// How many members are before the first for which `reached` holds; it holds for all behind one for which it does.
     pub fn count_before(&self, reached: impl Fn(f64, &[u8]) -> bool) -> u64 {
-        let reaches = |low: &Box<[u8]>| !reached(score_of(low), &low[SCORE_LEN..]);
+        let reaches = |low: &Lowest| !reached(score_of(low), &low[SCORE_LEN..]);
         let ((leaf, before), _) = self.order.leaf_by(reaches);
         let here = leaf.elements::<Ranks>().take_while(|element| {
             let (member, score) = pair(element);
