@@ -220,7 +220,7 @@ fn blocked_or_starting(seen: &Observation<'_>, memory: &Memory, reachable: usize
 }
 
 /// Whether this operator is too young to call a silent replica silent.
-fn settling(seen: &Observation<'_>, memory: &Memory) -> bool {
+pub(super) fn settling(seen: &Observation<'_>, memory: &Memory) -> bool {
     seen.now <= memory.since + seen.settings.suspect_after
 }
 

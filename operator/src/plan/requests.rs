@@ -3,6 +3,7 @@
 //! Each is answered once, by an event that says what became of it, and taken away then. A switchover waits for its replica to
 //! be in step and is tried a few times; the other one holds for the shard and the epoch that it names and is never waited with.
 
+use super::failover::settling;
 use super::membership::{self, holds_log};
 use super::{Goal, Memory, Note, Observation, Phase, ViewChange, leader};
 use crate::observe::{Observed, configuration};
@@ -79,10 +80,14 @@ pub(super) fn judge(seen: &Observation<'_>, memory: &mut Memory, phase: &Phase) 
 }
 
 fn promote(seen: &Observation<'_>, memory: &Memory, phase: &Phase, pod: &str) -> Answer {
-    let refuse = |why: &str| say(true, "PromotionRefused", format!("{pod} is not promoted: {why}"));
     if seen.driving.is_some() || *phase == Phase::Starting {
         return Answer::Wait;
     }
+    // An operator that has just begun may have heard a follower before the primary: that is no reason to refuse.
+    let refuse = |why: &str| match settling(seen, memory) {
+        true => Answer::Wait,
+        false => say(true, "PromotionRefused", format!("{pod} is not promoted: {why}")),
+    };
     let Some(leader) = leader(seen, phase) else {
         return refuse("there is no primary that serves and that the operator hears, and a failover chooses by itself");
     };

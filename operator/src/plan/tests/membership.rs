@@ -289,6 +289,25 @@ fn a_promotion_is_done_or_refused_and_answered_once() {
 }
 
 #[test]
+fn an_operator_that_has_not_listened_yet_refuses_no_promotion() {
+    let mut world = World::of(well);
+    world.asked.promote = Some("orders-0-2".to_owned());
+    world.memory = Memory::new(&world.told, world.now, Timestamp::UNIX_EPOCH);
+    // Followers are heard, and the primary is not yet.
+    world.members[0].status = None;
+    world.members[0].heard = None;
+    let plan = world.step();
+    assert_eq!((plan.start, plan.answered), (None, Asked::default()));
+    assert!(plan.notes.iter().all(|note| note.reason != "PromotionRefused"), "{:?}", plan.notes);
+    world.now += LIMIT + Duration::from_millis(1);
+    for member in &mut world.members[1..] {
+        member.heard = Some(world.now);
+    }
+    let plan = world.step();
+    assert_eq!(plan.answered, world.asked, "it had its time: {:?}", plan.phase);
+}
+
+#[test]
 fn a_loss_is_accepted_only_where_the_shard_is_blocked_and_in_the_epoch_that_is_named() {
     let mut world = World::of(well);
     world.step();
