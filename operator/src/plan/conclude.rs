@@ -110,6 +110,7 @@ fn succeeded(mut memory: Memory, drive: &Drive, driven: &Driven, members: &[Obse
             note(false, "ConfigurationChanged", text)
         }
         Goal::Recover(survivors) => {
+            memory.answered.accept_data_loss = memory.accepting.take();
             let each = survivors.members().iter().map(|survivor| name(members, survivor.incarnation));
             let pods = each.collect::<Vec<_>>().join(", ");
             let text = format!("a person accepted the loss of acknowledged writes: the group goes on with {pods} alone; {reason}");

@@ -153,6 +153,8 @@ pub struct Memory {
     attempts: u32,
     /// What a person asked for and was answered, until it is taken away.
     answered: Asked,
+    /// The acceptance of a loss that the view change under way makes use of.
+    accepting: Option<String>,
     /// The pod that was made anew last, by its UID, and when.
     recreated: Option<(String, Instant)>,
     /// The pod that is being restarted, by its UID.
@@ -178,6 +180,7 @@ impl Memory {
             highest: 0,
             attempts: 0,
             answered: Asked::default(),
+            accepting: None,
             recreated: None,
             restarted: None,
         };

@@ -1,7 +1,8 @@
 //! What a person asks for in annotations of the store: a switchover, or to go on although acknowledged writes may be lost.
 //!
 //! Each is answered once, by an event that says what became of it, and taken away then. A switchover waits for its replica to
-//! be in step and is tried a few times; the other one holds for the shard and the epoch that it names and is never waited with.
+//! be in step and is tried a few times; the other one holds for the shard and the epoch that it names: an attempt that fails and
+//! leaves another epoch behind is answered by a refusal, and the person decides again.
 
 use super::failover::settling;
 use super::membership::{self, holds_log};
@@ -53,11 +54,17 @@ pub(super) fn judge(seen: &Observation<'_>, memory: &mut Memory, phase: &Phase) 
         .filter(|_| memory.answered.accept_data_loss.is_none())
     {
         match accept_data_loss(seen, memory, phase, asked) {
-            Answer::Said(note) => request.note = Some(note),
-            Answer::Begin(change) => request.start = Some(*change),
-            Answer::Wait => return request,
+            Answer::Said(note) => {
+                request.note = Some(note);
+                memory.answered.accept_data_loss = Some(asked.clone());
+            }
+            // Answered when it has come about: an operator that dies before that leaves the request to the next one.
+            Answer::Begin(change) => {
+                request.start = Some(*change);
+                memory.accepting = Some(asked.clone());
+            }
+            Answer::Wait => {}
         }
-        memory.answered.accept_data_loss = Some(asked.clone());
         return request;
     }
     if let Some(pod) = seen.asked.promote.as_ref().filter(|_| memory.answered.promote.is_none()) {
@@ -148,6 +155,9 @@ fn accept_data_loss(seen: &Observation<'_>, memory: &Memory, phase: &Phase, aske
     }
     if named != epoch {
         return refuse(format!("the shard is blocked in epoch {epoch}"));
+    }
+    if seen.now < memory.retry_at {
+        return Answer::Wait;
     }
     let known = configuration(seen.members);
     let heard = |incarnation| {

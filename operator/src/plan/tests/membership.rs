@@ -4,8 +4,10 @@ use super::*;
 use crate::observe::Machine;
 use crate::testing::{blank, configuration};
 use quorate_api::{EntryId, NodeRole, PeerStatus};
+use quorate_client::Driven;
 use quorate_crds::ChangeStep;
 use quorate_crds::conditions::{CHANGING, WARNING};
+use quorate_protocol::ViewChanged;
 
 const FIVE: Quorum = Quorum::strong(5, 3, 3);
 
@@ -329,6 +331,51 @@ fn a_loss_is_accepted_only_where_the_shard_is_blocked_and_in_the_epoch_that_is_n
         panic!("not accepted")
     };
     assert_eq!((survivors.members().len(), survivors.contains(incarnation(1))), (1, true));
+}
+
+#[test]
+fn an_accepted_loss_is_asked_for_until_it_has_come_about() {
+    let mut world = World::of(well);
+    world.step();
+    world.primary_dies();
+    unheard(&mut world.members[2]);
+    world.step();
+    world.asked.accept_data_loss = Some("0@1".to_owned());
+    let plan = world.step();
+    assert_eq!(
+        plan.answered,
+        Asked::default(),
+        "an operator that dies now leaves it to the next one"
+    );
+    let drive = world.begin(plan.start.unwrap());
+    let late = Err(ViewChangeError::Drive(DriveError::Late(Vec::new())));
+    let failed = conclude(&world.memory, &drive, &late, &world.members, world.now).memory;
+    let Goal::Recover(survivors) = drive.change.goal.clone() else {
+        panic!("not accepted")
+    };
+    let moment = tokio::time::Instant::from_std(world.now);
+    let driven = Ok(Driven {
+        changed: ViewChanged {
+            primary: survivors.members()[0].clone(),
+            start: EntryId {
+                epoch: drive.epoch,
+                index: 9,
+            },
+            configuration: survivors,
+        },
+        fenced: moment,
+        served: moment,
+    });
+    let came_about = conclude(&world.memory, &drive, &driven, &world.members, world.now).memory;
+    (world.driving, world.memory) = (None, came_about);
+    let plan = world.step();
+    assert_eq!((plan.start, plan.answered), (None, world.asked.clone()));
+    world.memory = failed;
+    let plan = world.step();
+    assert_eq!((plan.start, plan.answered), (None, Asked::default()), "a little later");
+    world.now = plan.look_at;
+    world.members[1].heard = Some(world.now);
+    assert!(matches!(world.step().start.unwrap().goal, Goal::Recover(_)));
 }
 
 #[test]
