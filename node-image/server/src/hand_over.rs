@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// A hand-over that takes longer is left to whoever drives next.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(5);
-/// The hand-over begins when another member holds the whole log, or after this time.
+/// The hand-over begins when another member holds the whole log and all of it is committed, or after this time.
 const SUCCESSOR_WAIT: Duration = Duration::from_secs(2);
 
 /// Gives the primary's part to another member; returns at once on a node that has none.
@@ -32,7 +32,13 @@ pub async fn hand_over(shared: &Rc<Shared>) -> anyhow::Result<()> {
         node.flush();
     }
     let patience = Instant::now() + SUCCESSOR_WAIT;
-    while Instant::now() < patience && shared.node.borrow().replica().serving() && !shared.node.borrow().replica().has_successor() {
+    // What is under way is answered before: whoever sent it learns that it is done, and not that nobody knows.
+    let waits = || {
+        let node = shared.node.borrow();
+        let replica = node.replica();
+        replica.serving() && !(replica.has_successor() && replica.commit() >= replica.last().index)
+    };
+    while Instant::now() < patience && waits() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let (driver, token, live) = {

@@ -70,9 +70,6 @@ pub(super) fn exec(call: &mut Call<'_, '_>) -> Done {
     if transaction.aborted {
         return Err("EXECABORT Transaction discarded because of previous errors.".into());
     }
-    if transaction.crosses {
-        return Err("CROSSSLOT Keys in request don't hash to the same slot".into());
-    }
     if !watched.is_empty() && !call.context.view.serving {
         return Err(call.context.view.elsewhere(watched[0].slot).into());
     }
@@ -94,6 +91,9 @@ pub(super) fn exec(call: &mut Call<'_, '_>) -> Done {
             ..Outcome::IMMEDIATE
         });
         return Ok(());
+    }
+    if transaction.crosses {
+        return Err("CROSSSLOT Keys in request don't hash to the same slot".into());
     }
     // Nothing may be done unless all may: ownership and memory can have changed since the commands were queued.
     for queued in &transaction.queued {
