@@ -160,6 +160,9 @@ async fn defaults_are_filled_by_the_api_server_where_people_can_read_them() {
             "replicasPerShard": 3,
             "failover": {"mode": "Automatic", "heartbeatMillis": 200, "suspectAfterMillis": 1000, "minIntervalSeconds": 0,
                          "recreateAfterSeconds": 300, "operatorAwaySeconds": 10},
+            "consistency": "Strong",
+            "replication": {"durability": "Fsync"},
+            "update": {"mode": "Automatic", "followOperator": false},
             "storage": {"size": "1Gi"},
             "paused": false,
         })
@@ -178,7 +181,7 @@ async fn kubectl_explains_lists_and_scales_it() {
     let explained = flat(explained);
     for line in [
         "Replicas of every shard, the primary included. Default 3. May be changed: new replicas catch up before they count,",
-        "Sizes of the write and the read quorum. Default: a majority for both. May be changed: a view change puts them in force.",
+        "Sizes of the write and the read quorum. Default: a majority for both; with consistency Eventual, the primary alone for both. May be changed: a view change puts them in force.",
         "Stops the operator from changing objects of this store. Failovers still happen. Default false.",
     ] {
         assert!(explained.contains(line), "{line}\n{explained}");

@@ -27,7 +27,7 @@ fn node_program() -> PathBuf {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let built = Command::new(cargo)
             .current_dir(root())
-            .args(["build", "--quiet", "-p", "quorate-server", "--bin", "quorate-node"])
+            .args(["build", "--quiet", "--workspace", "--bin", "quorate-node"])
             .status()
             .unwrap();
         assert!(built.success(), "quorate-node does not build");
