@@ -24,9 +24,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
+/// Before the objects are applied, nobody knows that pods are out of date.
 fn await_updated(lab: &Lab) -> Result<()> {
     let done = |status: &quorate_crds::ReplicatedStoreStatus| {
-        !holds(status, "Updating") && status.observed_generation == lab.get().ok().and_then(|store| store.metadata.generation)
+        let generation = lab.get().ok().and_then(|store| store.metadata.generation);
+        holds(status, "Reconciled") && !holds(status, "Updating") && status.observed_generation == generation
     };
     lab.await_status("all pods run what the spec asks for", ROLLS, done)?;
     lab.await_ready(RECOVERS).map(drop)
