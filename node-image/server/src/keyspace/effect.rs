@@ -69,7 +69,7 @@ pub enum Effect<'a> {
         /// The other.
         to: &'a [u8],
     },
-    /// Something about slots themselves: see [`super::holdings`].
+    /// Something about slots themselves: see `keyspace::holdings`.
     Slots {
         /// A [`quorate_protocol::slots::SlotRecord`] in JSON.
         record: &'a [u8],

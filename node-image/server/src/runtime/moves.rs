@@ -5,7 +5,7 @@
 //! committed in a store that acknowledges without one.
 //!
 //! The way of a copy: the slots are shared with a thread that encodes them ([`CopyJob`]); pieces come one by one as the mover wants
-//! them; each later entry is looked through for writes to the slots ([`Node::tell_movers`]).
+//! them; each later entry is looked through for writes to the slots (`Node::tell_movers`).
 
 use super::Shared;
 use super::connection::Outbox;
