@@ -6,6 +6,8 @@ use super::scenarios::{self, Scenario};
 use anyhow::{Result, bail};
 use quorate_protocol_mutants::mutation::Mutation;
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 /// Exhausts a model of the view change.
@@ -45,8 +47,17 @@ pub struct Outcome<S = Step> {
 /// Visits every state of a scenario, or ends with the first violation.
 #[must_use]
 pub fn check(scenario: Scenario, broken: Option<Mutation>, threads: usize) -> Outcome {
+    exhaust(ViewChanges::new(scenario, broken), threads)
+}
+
+/// Visits every state of a model, or ends with the first violation.
+pub(super) fn exhaust<M>(model: M, threads: usize) -> Outcome<M::Action>
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + PartialEq + Send + Sync,
+    M::Action: Clone + Debug + PartialEq,
+{
     let began = Instant::now();
-    let model = ViewChanges::new(scenario, broken);
     let properties = model.properties();
     let builder = model.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
     let checker = builder.spawn_dfs().join();
@@ -67,6 +78,25 @@ pub fn check(scenario: Scenario, broken: Option<Mutation>, threads: usize) -> Ou
         took: began.elapsed(),
         violation,
         unreached,
+    }
+}
+
+impl<S: Debug> Outcome<S> {
+    /// Prints what came of a scenario, with the steps to a violation; true if everything holds and happens that should.
+    #[must_use]
+    pub fn holds(&self, name: &str) -> bool {
+        println!("{}", self.line(name));
+        for step in self.violation.iter().flat_map(|(_, steps)| steps) {
+            println!("    {step:?}");
+        }
+        self.violation.is_none() && self.unreached.is_empty()
+    }
+
+    /// Prints what came of a rule that was taken away; true if that was noticed.
+    #[must_use]
+    pub fn is_missed(&self, name: &str) -> bool {
+        println!("{}", self.line(name));
+        self.violation.is_some()
     }
 }
 
@@ -94,27 +124,25 @@ pub fn head() -> String {
     )
 }
 
+impl Args {
+    fn wants(&self, name: &str) -> bool {
+        self.scenario.as_ref().is_none_or(|part| name.contains(part.as_str()))
+    }
+}
+
 /// The slot moves; gives what is not as it should be.
 fn run_moves(args: &Args, threads: usize) -> Vec<&'static str> {
-    let wanted = |name: &str| args.scenario.as_ref().is_none_or(|part| name.contains(part.as_str()));
     let mut failed = Vec::new();
     println!("\nslot moves");
-    for scenario in moves::quick().into_iter().filter(|scenario| wanted(scenario.name)) {
+    for scenario in moves::quick().into_iter().filter(|scenario| args.wants(scenario.name)) {
         let name = scenario.name;
-        let outcome = moves::check(scenario, None, threads);
-        println!("{}", outcome.line(name));
-        for step in outcome.violation.iter().flat_map(|(_, steps)| steps) {
-            println!("    {step:?}");
-        }
-        if outcome.violation.is_some() || !outcome.unreached.is_empty() {
+        if !moves::check(scenario, None, threads).holds(name) {
             failed.push(name);
         }
     }
     let mutants = if args.no_mutants { Vec::new() } else { moves::mutants() };
-    for (name, mutation, scenario) in mutants.into_iter().filter(|(name, ..)| wanted(name)) {
-        let outcome = moves::check(scenario, Some(mutation), threads);
-        println!("{}", outcome.line(name));
-        if outcome.violation.is_none() {
+    for (name, mutation, scenario) in mutants.into_iter().filter(|(name, ..)| args.wants(name)) {
+        if !moves::check(scenario, Some(mutation), threads).is_missed(name) {
             failed.push(name);
         }
     }
@@ -129,31 +157,28 @@ pub fn run(args: &Args) -> Result<()> {
     let threads = args
         .threads
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
-    let wanted = |name: &str| args.scenario.as_ref().is_none_or(|part| name.contains(part.as_str()));
     let mut failed = Vec::new();
     println!("{}", head());
     let more = if args.quick { Vec::new() } else { scenarios::full() };
     let (mut states, mut unique) = (0, 0);
-    for scenario in scenarios::quick().into_iter().chain(more).filter(|scenario| wanted(scenario.name)) {
+    for scenario in scenarios::quick()
+        .into_iter()
+        .chain(more)
+        .filter(|scenario| args.wants(scenario.name))
+    {
         let name = scenario.name;
         let outcome = check(scenario, None, threads);
-        println!("{}", outcome.line(name));
-        for step in outcome.violation.iter().flat_map(|(_, steps)| steps) {
-            println!("    {step:?}");
+        if !outcome.holds(name) {
+            failed.push(name);
         }
         states += outcome.states;
         unique += outcome.unique;
-        if outcome.violation.is_some() || !outcome.unreached.is_empty() {
-            failed.push(name);
-        }
     }
     println!("{:<62} {states:>13} {unique:>12}", "together");
     if !args.no_mutants {
         println!("\nrules taken away: each must be violated");
-        for (name, mutation, scenario) in scenarios::mutants().into_iter().filter(|(name, ..)| wanted(name)) {
-            let outcome = check(scenario, Some(mutation), threads);
-            println!("{}", outcome.line(name));
-            if outcome.violation.is_none() {
+        for (name, mutation, scenario) in scenarios::mutants().into_iter().filter(|(name, ..)| args.wants(name)) {
+            if !check(scenario, Some(mutation), threads).is_missed(name) {
                 failed.push(name);
             }
         }

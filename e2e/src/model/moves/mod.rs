@@ -21,10 +21,9 @@ pub use world::{Budget, Step, World};
 use quorate_api::SlotSet;
 use quorate_api::slots::MoveSlots;
 use quorate_protocol_mutants::mutation::{self, Mutation};
-use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
-use std::time::Instant;
+use stateright::{Model, Property};
 
-use super::report::Outcome as Reported;
+use super::report::{Outcome, exhaust};
 
 /// A move that the operator orders, from this shard.
 pub type Order = (usize, MoveSlots);
@@ -194,28 +193,6 @@ impl Model for Moves {
 
 /// Visits every state of a scenario, or ends with the first violation.
 #[must_use]
-pub fn check(scenario: Scenario, broken: Option<Mutation>, threads: usize) -> Reported<Step> {
-    let began = Instant::now();
-    let model = Moves { scenario, broken };
-    let properties = model.properties();
-    let builder = model.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
-    let checker = builder.spawn_dfs().join();
-    let violation = properties
-        .iter()
-        .filter(|property| property.expectation == Expectation::Always)
-        .find_map(|property| Some((property.name, checker.discovery(property.name)?.into_actions())));
-    let unreached = properties
-        .iter()
-        .filter(|property| property.expectation == Expectation::Sometimes && violation.is_none())
-        .filter(|property| checker.discovery(property.name).is_none())
-        .map(|property| property.name)
-        .collect();
-    Reported {
-        states: checker.state_count(),
-        unique: checker.unique_state_count(),
-        depth: checker.max_depth(),
-        took: began.elapsed(),
-        violation,
-        unreached,
-    }
+pub fn check(scenario: Scenario, broken: Option<Mutation>, threads: usize) -> Outcome<Step> {
+    exhaust(Moves { scenario, broken }, threads)
 }
