@@ -1,7 +1,7 @@
 //! Hashes: fields with a value each.
 
-use super::packed::{Fields, encode_pair, place_of, text, text_len};
-use super::tree::{Place, Tree};
+use super::packed::{Fields, encode_pair, text, text_len};
+use super::tree::Tree;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
@@ -29,36 +29,17 @@ impl Hash {
     /// The value of a field.
     #[must_use]
     pub fn get(&self, field: &[u8]) -> Option<&[u8]> {
-        let place = place_of(field);
-        let ((leaf, _), _) = self.tree.leaf_by(|low| *low <= place);
-        let range = leaf.find::<Fields>(|element| text(element) == field)?;
-        Some(pair(&leaf.bytes()[range]).1)
+        self.tree.find(field).map(|element| pair(element).1)
     }
 
     /// Gives a field a value; true if it is new.
     pub fn insert(&mut self, field: &[u8], value: &[u8]) -> bool {
-        let (place, element) = (place_of(field), encode_pair(field, value));
-        let mut is_new = false;
-        self.tree.edit(&Place::By(&|low| *low <= place), |leaf, _| {
-            let found = leaf.find::<Fields>(|element| text(element) == field);
-            is_new = found.is_none();
-            let end = leaf.bytes().len();
-            leaf.splice(found.unwrap_or(end..end), &element, i32::from(is_new));
-        });
-        is_new
+        self.tree.put(field, &encode_pair(field, value))
     }
 
     /// Removes a field; true if it was there.
     pub fn remove(&mut self, field: &[u8]) -> bool {
-        let place = place_of(field);
-        let mut removed = false;
-        self.tree.edit(&Place::By(&|low| *low <= place), |leaf, _| {
-            if let Some(range) = leaf.find::<Fields>(|element| text(element) == field) {
-                leaf.splice(range, &[], -1);
-                removed = true;
-            }
-        });
-        removed
+        self.tree.take(field)
     }
 
     /// All fields with their values.

@@ -24,6 +24,12 @@ pub(in crate::keyspace) trait Layout: Debug + Clone + 'static {
     }
 }
 
+/// Elements that are found by a text of theirs, and ordered by its hash.
+pub(in crate::keyspace) trait Keyed: Layout<Low = u64> {
+    /// That text.
+    fn key(element: &[u8]) -> &[u8];
+}
+
 /// Members of a set, ordered by hash.
 #[derive(Clone, Debug)]
 pub(in crate::keyspace) enum Members {}
@@ -47,7 +53,13 @@ impl Layout for Members {
         text_len(bytes)
     }
     fn low(element: &[u8]) -> u64 {
-        place_of(text(element))
+        place_of(Self::key(element))
+    }
+}
+
+impl Keyed for Members {
+    fn key(element: &[u8]) -> &[u8] {
+        text(element)
     }
 }
 
@@ -59,7 +71,13 @@ impl Layout for Fields {
         field + text_len(&bytes[field..])
     }
     fn low(element: &[u8]) -> u64 {
-        place_of(text(element))
+        place_of(Self::key(element))
+    }
+}
+
+impl Keyed for Fields {
+    fn key(element: &[u8]) -> &[u8] {
+        text(element)
     }
 }
 
@@ -70,7 +88,13 @@ impl Layout for Scores {
         SCORE_LEN + text_len(&bytes[SCORE_LEN..])
     }
     fn low(element: &[u8]) -> u64 {
-        place_of(text(&element[SCORE_LEN..]))
+        place_of(Self::key(element))
+    }
+}
+
+impl Keyed for Scores {
+    fn key(element: &[u8]) -> &[u8] {
+        text(&element[SCORE_LEN..])
     }
 }
 

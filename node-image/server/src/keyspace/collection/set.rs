@@ -25,9 +25,7 @@ impl Set {
     /// Whether it has this member.
     #[must_use]
     pub fn contains(&self, member: &[u8]) -> bool {
-        let place = place_of(member);
-        let ((leaf, _), _) = self.tree.leaf_by(|low| *low <= place);
-        leaf.find::<Members>(|element| text(element) == member).is_some()
+        self.tree.find(member).is_some()
     }
 
     /// Adds a member; true if it is new.
@@ -45,15 +43,7 @@ impl Set {
 
     /// Removes a member; true if it was there.
     pub fn remove(&mut self, member: &[u8]) -> bool {
-        let place = place_of(member);
-        let mut removed = false;
-        self.tree.edit(&Place::By(&|low| *low <= place), |leaf, _| {
-            if let Some(range) = leaf.find::<Members>(|element| text(element) == member) {
-                leaf.splice(range, &[], -1);
-                removed = true;
-            }
-        });
-        removed
+        self.tree.take(member)
     }
 
     /// All members.

@@ -3,7 +3,7 @@
 //! The order is one tree. A set that is too large for one leaf has a second tree beside it that finds a member's score; in a
 //! small one the leaf is searched.
 
-use super::packed::{Ranks, SCORE_LEN, Scores, encode_scored, place_of, score_bytes, score_of, text};
+use super::packed::{Keyed, Ranks, SCORE_LEN, Scores, encode_scored, place_of, score_bytes, score_of, text};
 use super::tree::{Place, Tree};
 use std::cmp::Ordering;
 
@@ -47,19 +47,14 @@ impl SortedSet {
     /// The score of a member.
     #[must_use]
     pub fn score(&self, member: &[u8]) -> Option<f64> {
-        let is_member = |element: &[u8]| text(&element[SCORE_LEN..]) == member;
-        let (leaf, range) = match &self.scores {
-            Some(scores) => {
-                let place = place_of(member);
-                let ((leaf, _), _) = scores.leaf_by(|low| *low <= place);
-                (leaf, leaf.find::<Scores>(is_member)?)
-            }
+        let element = match &self.scores {
+            Some(scores) => scores.find(member)?,
             None => {
                 let leaf = self.order.only_leaf()?;
-                (leaf, leaf.find::<Ranks>(is_member)?)
+                &leaf.bytes()[leaf.find::<Ranks>(|element| text(&element[SCORE_LEN..]) == member)?]
             }
         };
-        Some(score_of(&leaf.bytes()[range]))
+        Some(score_of(element))
     }
 
     /// Gives a member a score; true if it is new.
@@ -80,12 +75,11 @@ impl SortedSet {
             leaf.splice(at..at, &element, 1);
         });
         if let Some(scores) = &mut self.scores {
-            put_score(scores, score, member);
+            scores.put(member, &element);
         } else if self.order.only_leaf().is_none() {
             let mut scores = Box::<Tree<Scores>>::default();
             for element in self.order.iter(0, u64::MAX) {
-                let (member, score) = pair(element);
-                put_score(&mut scores, score, member);
+                scores.put(Scores::key(element), element);
             }
             self.scores = Some(scores);
         }
@@ -99,12 +93,7 @@ impl SortedSet {
         if self.order.only_leaf().is_some() {
             self.scores = None;
         } else if let Some(scores) = &mut self.scores {
-            let place = place_of(member);
-            scores.edit(&Place::By(&|low| *low <= place), |leaf, _| {
-                if let Some(range) = leaf.find::<Scores>(|element| text(&element[SCORE_LEN..]) == member) {
-                    leaf.splice(range, &[], -1);
-                }
-            });
+            scores.take(member);
         }
         true
     }
@@ -178,13 +167,4 @@ impl SortedSet {
         }
         0
     }
-}
-
-fn put_score(scores: &mut Tree<Scores>, score: f64, member: &[u8]) {
-    let (place, element) = (place_of(member), encode_scored(score, member));
-    scores.edit(&Place::By(&|low| *low <= place), |leaf, _| {
-        let found = leaf.find::<Scores>(|element| text(&element[SCORE_LEN..]) == member);
-        let (end, more) = (leaf.bytes().len(), i32::from(found.is_none()));
-        leaf.splice(found.unwrap_or(end..end), &element, more);
-    });
 }

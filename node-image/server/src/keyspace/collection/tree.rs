@@ -8,7 +8,7 @@
 //! Invariants: no leaf is empty but a root; a leaf is longer than [`LEAF_BYTES`] only if it cannot be cut; what is below the
 //! `low` of a child is in an earlier one; `len` and `bytes` are exact.
 
-use super::packed::{LEAF_BYTES, Layout, Packed};
+use super::packed::{Keyed, LEAF_BYTES, Layout, Packed, place_of};
 use std::sync::Arc;
 
 /// Children that a node has at most.
@@ -49,6 +49,41 @@ pub(in crate::keyspace) struct Tree<L: Layout> {
 
 /// A leaf, and how many elements are before its first.
 type Found<'a> = (&'a Packed, u64);
+
+impl<L: Keyed> Tree<L> {
+    /// The element of a key.
+    pub(in crate::keyspace) fn find(&self, key: &[u8]) -> Option<&[u8]> {
+        let place = place_of(key);
+        let ((leaf, _), _) = self.leaf_by(|low| *low <= place);
+        Some(&leaf.bytes()[leaf.find::<L>(|element| L::key(element) == key)?])
+    }
+
+    /// Puts an element in the place of the one of its key; true if there was none.
+    pub(in crate::keyspace) fn put(&mut self, key: &[u8], element: &[u8]) -> bool {
+        let place = place_of(key);
+        let mut is_new = false;
+        self.edit(&Place::By(&|low| *low <= place), |leaf, _| {
+            let found = leaf.find::<L>(|element| L::key(element) == key);
+            is_new = found.is_none();
+            let end = leaf.bytes().len();
+            leaf.splice(found.unwrap_or(end..end), element, i32::from(is_new));
+        });
+        is_new
+    }
+
+    /// Removes the element of a key; true if it was there.
+    pub(in crate::keyspace) fn take(&mut self, key: &[u8]) -> bool {
+        let place = place_of(key);
+        let mut removed = false;
+        self.edit(&Place::By(&|low| *low <= place), |leaf, _| {
+            if let Some(range) = leaf.find::<L>(|element| L::key(element) == key) {
+                leaf.splice(range, &[], -1);
+                removed = true;
+            }
+        });
+        removed
+    }
+}
 
 impl<L: Layout> Default for Tree<L> {
     fn default() -> Self {
