@@ -277,7 +277,6 @@ fn run(
     } else if let Some(outcome) = class {
         return Ok(outcome);
     }
-    let (close, holders, held) = (false, None, false);
     Ok(match command.kind {
         Kind::Plain => Outcome::IMMEDIATE,
         Kind::Read | Kind::Write if !serving => Outcome::IMMEDIATE,
@@ -286,17 +285,13 @@ fn run(
             Outcome {
                 class: Class::Write,
                 wait_index: context.pending_index,
-                close,
-                holders,
-                held,
+                ..Outcome::IMMEDIATE
             }
         }
         Kind::Read | Kind::Write => Outcome {
             class: Class::Read,
             wait_index: seen(context, slot),
-            close,
-            holders,
-            held,
+            ..Outcome::IMMEDIATE
         },
     })
 }
