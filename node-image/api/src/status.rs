@@ -76,6 +76,35 @@ pub struct NodeStatus {
     pub slots: Option<SlotsStatus>,
 }
 
+impl NodeStatus {
+    /// Of a node with an empty volume that says no more of itself.
+    #[must_use]
+    pub fn blank(id: ReplicaId) -> Self {
+        Self {
+            id,
+            version: String::new(),
+            role: NodeRole::Blank,
+            promised: Epoch::ZERO,
+            last: EntryId::default(),
+            durable: 0,
+            commit: 0,
+            configuration: None,
+            primary: None,
+            peers: Vec::new(),
+            damaged: false,
+            terminating: false,
+            keys: 0,
+            memory_bytes: 0,
+            writes_refused: None,
+            acknowledged: 0,
+            tails: Vec::new(),
+            page_cache: false,
+            uptime_millis: 0,
+            slots: None,
+        }
+    }
+}
+
 /// Entries that were cut off a log, and kept aside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -94,14 +94,13 @@ mod tests {
     /// A follower of replica 0 in epoch 3, which it heard so long ago.
     fn follower(n: u32, heard_millis_ago: u64) -> NodeStatus {
         let start = EntryId { epoch: epoch(3), index: 9 };
+        let id = ReplicaId {
+            store: StoreId(Uuid::nil()),
+            shard: 0,
+            ordinal: n,
+            incarnation: incarnation(n),
+        };
         NodeStatus {
-            id: ReplicaId {
-                store: StoreId(Uuid::nil()),
-                shard: 0,
-                ordinal: n,
-                incarnation: incarnation(n),
-            },
-            version: String::new(),
             role: NodeRole::Follower,
             promised: epoch(3),
             last: start,
@@ -114,17 +113,7 @@ mod tests {
                 heard_millis_ago,
                 connected: true,
             }),
-            peers: Vec::new(),
-            damaged: false,
-            terminating: false,
-            keys: 0,
-            memory_bytes: 0,
-            writes_refused: None,
-            acknowledged: 0,
-            tails: Vec::new(),
-            page_cache: false,
-            uptime_millis: 0,
-            slots: None,
+            ..NodeStatus::blank(id)
         }
     }
 

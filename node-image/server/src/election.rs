@@ -260,32 +260,18 @@ mod tests {
         let mut orders = Orders::load(Path::new("/nowhere"));
         let suspected = [(0, 3), (0, 3), (0, 4), (1, 5)].map(|(n, number)| orders.suspect(incarnation(n), epoch(number)));
         assert_eq!((suspected, orders.suspicions), ([true, false, true, true], 3));
+        let id = ReplicaId {
+            store: StoreId(Uuid::nil()),
+            shard: 0,
+            ordinal: 0,
+            incarnation: incarnation(0),
+        };
         let status = |uptime_millis, terminating| NodeStatus {
-            id: ReplicaId {
-                store: StoreId(Uuid::nil()),
-                shard: 0,
-                ordinal: 0,
-                incarnation: incarnation(0),
-            },
-            version: String::new(),
             role: NodeRole::Follower,
             promised: epoch(3),
-            last: EntryId::default(),
-            durable: 0,
-            commit: 0,
-            configuration: None,
-            primary: None,
-            peers: Vec::new(),
-            damaged: false,
             terminating,
-            keys: 0,
-            memory_bytes: 0,
-            writes_refused: None,
-            acknowledged: 0,
-            tails: Vec::new(),
-            page_cache: false,
             uptime_millis,
-            slots: None,
+            ..NodeStatus::blank(id)
         };
         let ago = Duration::from_secs(5);
         assert!(was_alive(&status(5000, false), ago));
