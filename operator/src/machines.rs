@@ -101,13 +101,11 @@ pub async fn recreate(client: Client, namespace: String, what: Recreate) {
     }
 }
 
-/// Deletes a pod, which is made anew over the same volume. One that is another pod by now is left alone.
+/// Deletes a pod and keeps its claim: it is made anew over the same volume. One that is another pod by now is left alone.
 pub async fn restart(client: Client, namespace: String, what: Restart) {
     let Restart { pod, uid } = what;
-    let pods: Api<Pod> = Api::namespaced(client, &namespace);
-    if let Err(error) = pods.delete(&pod, &only(uid)).await {
-        tracing::warn!(namespace, pod, %error, "cannot restart a pod");
-    }
+    let (claim, force) = (None, false);
+    recreate(client, namespace, Recreate { pod, uid, claim, force }).await;
 }
 
 fn only(uid: String) -> DeleteParams {

@@ -99,12 +99,6 @@ impl Steward {
         &self.word
     }
 
-    /// What is known of the store beside this keeper's own state: the shape that its objects are to have.
-    #[must_use]
-    pub fn shape(&self) -> Option<Shape> {
-        self.shape
-    }
-
     /// Plans; says what to carry out.
     #[must_use]
     pub fn act(&mut self, wanted: Wanted<'_>, now: Instant, wall: Timestamp) -> Errands {

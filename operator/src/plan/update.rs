@@ -37,14 +37,8 @@ pub(super) struct Rollout {
 
 /// The next step; `idle` says that nothing else is under way.
 pub(super) fn rollout(seen: &Observation<'_>, memory: &mut Memory, phase: &Phase, idle: bool) -> Rollout {
-    let Some(wanted) = &seen.reconciled.revision else {
-        return Rollout::default();
-    };
-    let (pods, outdated): (usize, Vec<&Observed>) = {
-        let present = || seen.members.iter().filter(|member| member.exists);
-        let differs = |member: &&Observed| member.revision.as_ref().is_some_and(|revision| revision != wanted);
-        (present().count(), present().filter(differs).collect())
-    };
+    let pods = present(seen).count();
+    let outdated: Vec<&Observed> = outdated(seen).collect();
     if outdated.is_empty() {
         memory.restarted = None;
         return Rollout::default();
@@ -71,6 +65,16 @@ pub(super) fn rollout(seen: &Observation<'_>, memory: &mut Memory, phase: &Phase
     let mut rollout = told(pods, outdated.len(), format!("{pod} restarts"), Some(note));
     rollout.restart = Some(restart);
     rollout
+}
+
+fn present<'a>(seen: &Observation<'a>) -> impl Iterator<Item = &'a Observed> {
+    seen.members.iter().filter(|member| member.exists)
+}
+
+/// None while it is not known what the template asks for; a pod that does not say what it was made for is left alone.
+fn outdated<'a>(seen: &Observation<'a>) -> impl Iterator<Item = &'a Observed> {
+    let wanted = seen.reconciled.revision.as_ref();
+    present(seen).filter(move |member| wanted.is_some() && member.revision.is_some() && member.revision.as_ref() != wanted)
 }
 
 fn told(pods: usize, outdated: usize, reason: String, note: Option<Note>) -> Rollout {
@@ -100,11 +104,7 @@ fn choose<'a>(
     if !seen.settings.restarts {
         return Err("update.mode is Manual: delete the pods, replicas first".to_owned());
     }
-    if let Some(leaving) = seen
-        .members
-        .iter()
-        .find(|member| memory.restarted.as_ref() == Some(&member.uid) && member.exists)
-    {
+    if let Some(leaving) = present(seen).find(|member| memory.restarted.as_ref() == Some(&member.uid)) {
         return Err(format!("{} stops", leaving.pod));
     }
     if let Some(idle) = outdated.iter().find(|member| does_not_run(member)) {
@@ -116,12 +116,7 @@ fn choose<'a>(
     if !idle {
         return Err("something else is under way in this shard".to_owned());
     }
-    let unwell = seen
-        .members
-        .iter()
-        .filter(|member| member.exists)
-        .find_map(|member| trouble(seen, leader, member));
-    if let Some(trouble) = unwell {
+    if let Some(trouble) = present(seen).find_map(|member| trouble(seen, leader, member)) {
         return Err(trouble);
     }
     let is_primary = |member: &&&Observed| member.incarnation() == Some(leader.id.incarnation);
@@ -181,11 +176,7 @@ fn enough_without(seen: &Observation<'_>, leader: &NodeStatus, member: &Observed
 
 /// Moments at which the passing of time alone lets the next pod go.
 pub(super) fn moments(seen: &Observation<'_>) -> impl Iterator<Item = Instant> {
-    let revision = seen.reconciled.revision.as_ref();
-    let under_way = seen
-        .members
-        .iter()
-        .any(|member| member.exists && revision.is_some() && member.revision.as_ref() != revision);
+    let under_way = outdated(seen).next().is_some();
     let each = seen.members.iter().filter_map(|member| member.since).map(|since| since + PROVEN);
     each.filter(move |_| under_way)
 }
