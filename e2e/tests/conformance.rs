@@ -409,13 +409,30 @@ fn same(name: &str, a: &str, b: &str) -> bool {
     }
 }
 
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+/// Chance, of the seed that is asked for or printed here.
+fn seeded() -> SmallRng {
+    let seed = setting("QUORATE_SEED").unwrap_or_else(|| rand::rng().next_u64());
+    println!("QUORATE_SEED={seed}");
+    SmallRng::seed_from_u64(seed)
+}
+
+fn ensure_none(differences: &[String]) {
+    assert!(
+        differences.is_empty(),
+        "{} differences:\n{}",
+        differences.len(),
+        differences.join("\n")
+    );
+}
+
 #[test]
 fn random_commands_have_the_replies_of_valkey() {
     let Some(both) = both() else { return };
-    let setting = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seed = setting("QUORATE_SEED").unwrap_or_else(|| rand::rng().next_u64());
-    println!("QUORATE_SEED={seed}");
-    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut rng = seeded();
     let mut differences = Vec::new();
     let mut history: Vec<String> = Vec::new();
     let (mut theirs, mut ours) = (Connection::open(both.valkey), Connection::open(both.ours));
@@ -454,12 +471,7 @@ fn random_commands_have_the_replies_of_valkey() {
         }
     }
     assert!(timed, "no transaction was tried");
-    assert!(
-        differences.is_empty(),
-        "{} differences:\n{}",
-        differences.len(),
-        differences.join("\n")
-    );
+    ensure_none(&differences);
 }
 
 /// Words in order, without the brackets around them.
@@ -474,10 +486,7 @@ fn without_order(reply: &str) -> String {
 #[ignore = "of two errors in one command the other one is told, in some 20 of 2,300 commands: docs/conformance.md"]
 fn random_commands_on_collections_have_the_replies_of_valkey() {
     let Some(both) = both() else { return };
-    let setting = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seed = setting("QUORATE_SEED").unwrap_or_else(|| rand::rng().next_u64());
-    println!("QUORATE_SEED={seed}");
-    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut rng = seeded();
     let mut differences = Vec::new();
     let (mut theirs, mut ours) = (Connection::open(both.valkey), Connection::open(both.ours));
     let (mut failed, mut commands) = (0, 0);
@@ -513,10 +522,5 @@ fn random_commands_on_collections_have_the_replies_of_valkey() {
     }
     println!("{commands} commands, {failed} of them refused");
     assert!(failed < commands / 2 || commands < 100, "most are well formed");
-    assert!(
-        differences.is_empty(),
-        "{} differences:\n{}",
-        differences.len(),
-        differences.join("\n")
-    );
+    ensure_none(&differences);
 }
