@@ -16,6 +16,10 @@ pub const CHANGING: &str = "Changing";
 
 /// Pods are out of date and are being restarted; the message says what that waits for.
 pub const UPDATING: &str = "Updating";
+/// Slots are to move, or shards to be removed; the message says what is being done or waited for.
+pub const REBALANCING: &str = "Rebalancing";
+/// A rebalance has not got on for a while; the message says why and what unblocks it.
+pub const REBALANCE_STALLED: &str = "RebalanceStalled";
 
 /// Reasons of the conditions.
 pub mod reasons {
@@ -77,6 +81,26 @@ pub mod reasons {
     pub const RESTARTING: &str = "Restarting";
     /// Pods are out of date, and `update.mode` leaves it to a person to restart them.
     pub const MANUAL_UPDATE: &str = "ManualUpdate";
+    /// Every shard owns its share of the slots, and no shard is too many.
+    pub const BALANCED: &str = "Balanced";
+    /// Slots move between shards that stay.
+    pub const MOVING_SLOTS: &str = "MovingSlots";
+    /// Shards that are not wanted any more give their slots away.
+    pub const DRAINING: &str = "Draining";
+    /// Shards that own nothing are being removed, or it is not known of every replica that it owns nothing.
+    pub const REMOVING_SHARDS: &str = "RemovingShards";
+    /// Slots are to move, and `rebalance.mode` is Manual.
+    pub const MANUAL_REBALANCE: &str = "ManualRebalance";
+    /// The remaining shards cannot hold the data of those that are to go.
+    pub const INSUFFICIENT_CAPACITY: &str = "InsufficientCapacity";
+    /// A shard that slots are to move from or to has no primary that serves.
+    pub const SHARD_NOT_SERVING: &str = "ShardNotServing";
+    /// A shard refused to move slots; the message has why.
+    pub const MOVE_REFUSED: &str = "MoveRefused";
+    /// A move that is under way does not get on; the message has why.
+    pub const MOVE_WAITS: &str = "MoveWaits";
+    /// It is not known who owns every slot.
+    pub const SLOTS_UNKNOWN: &str = "SlotsUnknown";
     /// Nothing to say.
     pub const NONE: &str = "None";
 }

@@ -12,11 +12,12 @@ pub mod spec;
 pub mod status;
 
 pub use spec::{
-    Consistency, Durability, Failover, FailoverMode, Quorum, ReplicatedStore, ReplicatedStoreSpec, Replication, Storage, Update, UpdateMode,
+    Consistency, Durability, Failover, FailoverMode, Quorum, Rebalance, RebalanceMode, ReplicatedStore, ReplicatedStoreSpec, Replication,
+    Storage, Update, UpdateMode,
 };
 pub use status::{
-    ChangeStep, DataLoss, LastFailover, LostWrites, ReplicaRole, ReplicaStatus, ReplicatedStoreStatus, ShardChange, ShardQuorum,
-    ShardStatus, ShardUpdate,
+    ChangeStep, DataLoss, LastFailover, LostWrites, RebalanceState, RebalanceStatus, ReplicaRole, ReplicaStatus, ReplicatedStoreStatus,
+    ShardChange, ShardQuorum, ShardStatus, ShardUpdate,
 };
 
 use kube::CustomResourceExt;

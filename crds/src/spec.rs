@@ -78,6 +78,10 @@ pub struct ReplicatedStoreSpec {
     /// How pods take up a change of image, memory, resources or placement.
     #[serde(default)]
     pub update: Update,
+    /// When and how fast slots move between shards.
+    /// Without effect so far: this version runs stores of one shard.
+    #[serde(default)]
+    pub rebalance: Rebalance,
     /// The volume of every replica.
     #[serde(default)]
     pub storage: Storage,
@@ -230,6 +234,42 @@ pub struct Update {
     /// by another one. false: it keeps the image that it has, and a new operator restarts nothing. Default false. May be
     /// changed.
     pub follow_operator: bool,
+}
+
+/// Who begins to move slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RebalanceMode {
+    /// The operator, as soon as slots are not where they are to be.
+    #[default]
+    Automatic,
+    /// A person, by the annotation `quorate.io/rebalance`.
+    Manual,
+}
+
+/// When and how fast slots move between shards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Rebalance {
+    /// Automatic: slots move when the number of shards changes. Manual: the operator says that they are to move and waits for
+    /// the annotation `quorate.io/rebalance`; a store without data is spread all the same. Default Automatic. May be changed.
+    pub mode: RebalanceMode,
+    /// Moves of slots that are under way at a time, in the whole store. Default 4. May be changed.
+    #[schemars(range(min = 1, max = 64))]
+    pub max_concurrent_moves: i32,
+    /// Bytes that all moves of the store copy in a second, as a Kubernetes quantity (`16Mi`). 0: no limit. Slower is gentler to
+    /// clients. Default 64Mi. May be changed; moves that are under way keep their rate.
+    #[schemars(regex(pattern = "^(0|[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?)$"))]
+    pub max_bytes_per_second: String,
+}
+
+impl Default for Rebalance {
+    fn default() -> Self {
+        Self {
+            mode: RebalanceMode::Automatic,
+            max_concurrent_moves: 4,
+            max_bytes_per_second: "64Mi".to_owned(),
+        }
+    }
 }
 
 fn one_gibibyte() -> String {

@@ -24,6 +24,9 @@ pub struct ReplicatedStoreStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["index"]))]
     pub shards: Vec<ShardStatus>,
+    /// How slots move between shards. Absent for a store that never had more than one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebalance: Option<RebalanceStatus>,
     /// The last time that a primary was replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failover: Option<LastFailover>,
@@ -209,6 +212,51 @@ pub struct LostWrites {
     /// The file that keeps them, in the folder `tails` of its volume. Absent if nothing was lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
+}
+
+/// What a rebalance does now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RebalanceState {
+    /// Every slot is where it is to be.
+    #[default]
+    Balanced,
+    /// Slots move between shards that stay.
+    Moving,
+    /// Shards that are to go give their slots to the others.
+    Draining,
+    /// Shards that own nothing are removed.
+    Removing,
+    /// Something has to be so first: the reason names it.
+    Waiting,
+}
+
+/// A rebalance: the one that is under way, or the last one. Everything is written, even if it is nothing: the status is patched, and
+/// what is left out of a patch stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RebalanceStatus {
+    /// What it does.
+    pub state: RebalanceState,
+    /// Slots that were moved.
+    pub slots_moved: i64,
+    /// Slots that were or are to be moved.
+    pub slots_total: i64,
+    /// Bytes of them that were moved.
+    pub bytes_moved: i64,
+    /// Bytes of them in all, as far as they are known.
+    pub bytes_total: i64,
+    /// Part that is done, in percent; by bytes where there are any.
+    pub percent: i32,
+    /// Moves that are under way.
+    pub moves: i32,
+    /// Bytes that are moved in a second, about.
+    pub bytes_per_second: i64,
+    /// Seconds until it is done, at this rate. Absent where that is not known.
+    pub eta_seconds: Option<i64>,
+    /// What is being done or waited for.
+    pub reason: String,
+    /// The figures in short, while it is under way.
+    pub progress: String,
 }
 
 /// A person's acceptance of the loss of acknowledged writes.

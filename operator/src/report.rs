@@ -37,6 +37,7 @@ pub fn report(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> Replicate
         ready_shards: shards_ready,
         conditions: Vec::new(),
         shards: vec![shard],
+        rebalance: None,
         last_failover: losses::completed(seen.told.last_failover.as_ref(), seen.members),
         data_loss: seen.told.data_loss.clone(),
     };

@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 use quorate_api::wire::FailoverPolicy;
 use quorate_api::{Consistency, Quorum};
-use quorate_crds::{Durability, FailoverMode, ReplicatedStore, UpdateMode};
+use quorate_crds::{Durability, FailoverMode, RebalanceMode, ReplicatedStore, UpdateMode};
 use std::time::Duration;
 
 /// What the rest of the operator works by.
@@ -17,6 +17,8 @@ pub struct Settings {
     pub uid: String,
     /// Generation of the spec.
     pub generation: i64,
+    /// Shards that are wanted.
+    pub shards: u32,
     /// V, V_w, V_r, and what an acknowledgement is worth.
     pub quorum: Quorum,
     /// When a write counts as held by a node.
@@ -37,8 +39,21 @@ pub struct Settings {
     pub operator_away: Option<Duration>,
     /// Whether the operator restarts pods that do not run what the spec asks for.
     pub restarts: bool,
+    /// How slots move.
+    pub rebalance: Rebalance,
     /// The operator leaves the objects alone.
     pub paused: bool,
+}
+
+/// How slots move between shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rebalance {
+    /// Whether the operator begins by itself.
+    pub automatic: bool,
+    /// Moves under way at a time.
+    pub max_concurrent_moves: u32,
+    /// Bytes that they copy in a second together; 0 for no limit.
+    pub max_bytes_per_second: u64,
 }
 
 /// What is wrong with a spec although the API server took it.
@@ -54,8 +69,8 @@ pub enum SpecError {
     #[error("spec.{0} is out of range")]
     Range(&'static str),
     /// No Kubernetes quantity.
-    #[error("spec.maxMemory {0:?} is not a quantity: write it as 512Mi or 2Gi")]
-    Quantity(String),
+    #[error("spec.{0} {1:?} is not a quantity: write it as 512Mi or 2Gi")]
+    Quantity(&'static str, String),
 }
 
 impl Settings {
@@ -90,9 +105,10 @@ impl Settings {
             name: store.name_any(),
             uid: store.uid().unwrap_or_default(),
             generation: store.metadata.generation.unwrap_or_default(),
+            shards: 1,
             quorum: quorum.validate()?,
             durability: spec.replication.durability,
-            max_memory: spec.max_memory.as_deref().map_or(Ok(0), bytes)?,
+            max_memory: spec.max_memory.as_deref().map_or(Ok(0), |text| bytes("maxMemory", text))?,
             automatic: failover.mode == FailoverMode::Automatic,
             heartbeat: millis(failover.heartbeat_millis, "failover.heartbeatMillis")?,
             suspect_after: millis(failover.suspect_after_millis, "failover.suspectAfterMillis")?,
@@ -100,6 +116,7 @@ impl Settings {
             recreate_after: set(seconds(failover.recreate_after_seconds, "failover.recreateAfterSeconds")?),
             operator_away: set(seconds(failover.operator_away_seconds, "failover.operatorAwaySeconds")?),
             restarts: spec.update.mode == UpdateMode::Automatic,
+            rebalance: rebalance(&spec.rebalance)?,
             paused: spec.paused,
         })
     }
@@ -122,8 +139,22 @@ impl Settings {
     }
 }
 
+fn rebalance(spec: &quorate_crds::Rebalance) -> Result<Rebalance, SpecError> {
+    let moves = u32::try_from(spec.max_concurrent_moves).ok().filter(|moves| *moves > 0);
+    let limit = spec.max_bytes_per_second.as_str();
+    Ok(Rebalance {
+        automatic: spec.mode == RebalanceMode::Automatic,
+        max_concurrent_moves: moves.ok_or(SpecError::Range("rebalance.maxConcurrentMoves"))?,
+        max_bytes_per_second: if limit == "0" {
+            0
+        } else {
+            bytes("rebalance.maxBytesPerSecond", limit)?
+        },
+    })
+}
+
 /// Bytes of a quantity.
-fn bytes(text: &str) -> Result<u64, SpecError> {
+fn bytes(field: &'static str, text: &str) -> Result<u64, SpecError> {
     const UNITS: [(&str, u64); 8] = [
         ("Ki", 1 << 10),
         ("Mi", 1 << 20),
@@ -134,7 +165,7 @@ fn bytes(text: &str) -> Result<u64, SpecError> {
         ("G", 1_000_000_000),
         ("T", 1_000_000_000_000),
     ];
-    let wrong = || SpecError::Quantity(text.to_owned());
+    let wrong = || SpecError::Quantity(field, text.to_owned());
     let (digits, unit) = UNITS
         .iter()
         .find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|digits| (digits, *unit)))
@@ -182,6 +213,6 @@ mod tests {
         );
         assert!(error(serde_json::json!({"quorum": {"write": 1, "read": 2}})).contains("write=1 read=2"));
         assert!(error(serde_json::json!({"maxMemory": "much"})).contains("\"much\" is not a quantity"));
-        assert_eq!(bytes("1.5Ki"), Ok(1536));
+        assert_eq!(bytes("maxMemory", "1.5Ki"), Ok(1536));
     }
 }

@@ -1,7 +1,7 @@
 //! Groups of replicas for the tests of the pure parts.
 
 use crate::observe::{Health, Observed};
-use crate::settings::Settings;
+use crate::settings::{Rebalance, Settings};
 use quorate_api::{
     Configuration, EntryId, Epoch, Incarnation, Member, NodeRole, NodeStatus, PeerStatus, PrimaryView, Quorum, ReplicaId, StoreId,
 };
@@ -25,6 +25,7 @@ pub(crate) fn settings(quorum: Quorum) -> Settings {
         name: "orders".to_owned(),
         uid: "u".to_owned(),
         generation: 1,
+        shards: 1,
         quorum,
         durability: quorate_crds::Durability::Fsync,
         max_memory: 0,
@@ -35,6 +36,11 @@ pub(crate) fn settings(quorum: Quorum) -> Settings {
         recreate_after: Some(Duration::from_secs(300)),
         operator_away: Some(Duration::from_secs(10)),
         restarts: true,
+        rebalance: Rebalance {
+            automatic: true,
+            max_concurrent_moves: 4,
+            max_bytes_per_second: 0,
+        },
         paused: false,
     }
 }

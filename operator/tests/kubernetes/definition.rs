@@ -163,6 +163,7 @@ async fn defaults_are_filled_by_the_api_server_where_people_can_read_them() {
             "consistency": "Strong",
             "replication": {"durability": "Fsync"},
             "update": {"mode": "Automatic", "followOperator": false},
+            "rebalance": {"mode": "Automatic", "maxConcurrentMoves": 4, "maxBytesPerSecond": "64Mi"},
             "storage": {"size": "1Gi"},
             "paused": false,
         })
