@@ -30,6 +30,7 @@ pub mod outbox;
 pub mod plan;
 pub mod plugin;
 pub mod publish;
+pub mod rebalance;
 pub mod reconcile;
 pub mod records;
 pub mod replicas;

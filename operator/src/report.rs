@@ -111,7 +111,8 @@ pub fn notes(before: &ReplicatedStoreStatus, after: &ReplicatedStoreStatus) -> V
 
 const APPLIED: &str = "all objects are as the spec wants them";
 
-type Say = (bool, &'static str, String);
+/// Whether a condition holds, the reason and the message.
+pub type Say = (bool, &'static str, String);
 
 fn available(phase: &Phase) -> Say {
     match phase {
