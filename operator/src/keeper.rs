@@ -1,65 +1,80 @@
-//! The keeper of a store: gathers what its nodes say, lets its [`Steward`] ask the planner, and carries out. One task for each
-//! store, so that a sick store delays no other, and nothing here waits for the API server: what is to be written goes to the
-//! publisher, view changes run in tasks of their own.
+//! The keeper of a shard: gathers what its nodes say, lets its [`Steward`] ask the planner, and carries out. One task for each
+//! shard, so that a sick one delays no other, and nothing here waits for the API server: what is to be written goes to the
+//! publisher of the store ([`crate::store`]), view changes run in tasks of their own.
 //!
 //! The way of a failover: news of a broken stream or a changed status ([`crate::replicas`]) -> [`crate::plan`] -> [`carry_out`]
 //! in a task -> [`crate::plan::conclude`] -> roles, status and events to the publisher.
 
 use crate::context::Context;
 use crate::machines::{inspect, recreate, restart};
-use crate::names;
 use crate::observe::{Asked, Fate};
-use crate::outbox::Publication;
-use crate::plan::{Goal, Note, Reconciled, Recreate, Shape, ViewChange};
-use crate::publish::Publisher;
+use crate::plan::{Goal, Note, Others, Phase, Reconciled, Recreate, ViewChange};
 use crate::replicas::{Replicas, belongs};
 use crate::settings::Settings;
 use crate::steward::{Errands, Steward, Wanted};
+use crate::store::{View, Word, is_of_the_whole, of_shard};
 use crate::suspicion::Suspicions;
 use crate::view_change::{ViewChangeError, carry_out};
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
+use quorate_api::RoutingMap;
 use quorate_client::{Driven, epoch_above};
-use quorate_crds::ReplicatedStore;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
 
-/// What reconciliation tells the keeper.
-#[derive(Clone, Debug)]
+/// What a keeper goes by.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
     /// The spec, checked.
     pub settings: Settings,
-    /// What came of its objects.
+    /// What came of the objects of the shard.
     pub reconciled: Reconciled,
     /// The store's token.
     pub token: Arc<Vec<u8>>,
-    /// What a person asks for.
+    /// What a person asks of the shard.
     pub asked: Asked,
+}
+
+/// What ties a keeper to its store.
+pub struct Ties {
+    /// What it goes by.
+    pub desired: watch::Receiver<Desired>,
+    /// What the other shards leave to this one.
+    pub others: watch::Receiver<Others>,
+    /// The map that its nodes are told.
+    pub route: watch::Receiver<Arc<RoutingMap>>,
+    /// Where it leaves its word.
+    pub word: watch::Sender<Word>,
+    /// Told when the word differs.
+    pub heard: Arc<Notify>,
+    /// Events.
+    pub notes: mpsc::UnboundedSender<Note>,
 }
 
 /// See the module.
 pub struct Keeper {
     context: Arc<Context>,
+    /// Of the store, for logs.
     key: String,
+    /// Index of the shard.
+    shard: u32,
     desired: watch::Receiver<Desired>,
+    others: watch::Receiver<Others>,
     replicas: Replicas,
     steward: Steward,
     driving: Option<JoinHandle<Result<Driven, ViewChangeError>>>,
     /// Finds out what became of a pod, by its UID.
     inspecting: Option<JoinHandle<(String, Fate)>>,
-    /// For reconciliation.
-    shape: watch::Sender<Option<Shape>>,
     suspicions: Suspicions,
-    word: watch::Sender<Publication>,
+    word: watch::Sender<Word>,
+    heard: Arc<Notify>,
     notes: mpsc::UnboundedSender<Note>,
-    publisher: AbortHandle,
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.publisher.abort();
         if let Some(task) = &self.driving {
             task.abort();
         }
@@ -70,44 +85,42 @@ impl Drop for Keeper {
 }
 
 impl Keeper {
-    /// A keeper for a store that the API server knows; reconciliation reads `shape`.
+    /// Of that shard, whose state of mind is `steward`.
     #[must_use]
-    pub fn new(
-        context: Arc<Context>,
-        store: &ReplicatedStore,
-        desired: watch::Receiver<Desired>,
-        shape: watch::Sender<Option<Shape>>,
-    ) -> Self {
-        let status = store.status.clone().unwrap_or_default();
-        let steward = Steward::new(status, names::selector_text(store), Instant::now(), Timestamp::now());
-        let word = watch::Sender::new(steward.word().clone());
-        let (notes, written) = mpsc::unbounded_channel();
-        let publisher = Publisher::new(context.client.clone(), store, context.recorder.clone());
-        let publisher = tokio::spawn(publisher.run(word.subscribe(), written)).abort_handle();
+    pub fn new(context: Arc<Context>, shard: u32, steward: Steward, ties: Ties) -> Self {
+        let Ties {
+            desired,
+            others,
+            route,
+            word,
+            heard,
+            notes,
+        } = ties;
         let (key, replicas) = {
             let Desired { settings, token, .. } = &*desired.borrow();
             (
                 settings.key(),
-                Replicas::new(Arc::clone(token), settings.heartbeat, settings.policy()),
+                Replicas::new(Arc::clone(token), settings.heartbeat, settings.policy(), route),
             )
         };
         Self {
             context,
             key,
+            shard,
             desired,
+            others,
             replicas,
             steward,
             driving: None,
             inspecting: None,
-            shape,
             suspicions: Suspicions::default(),
             word,
+            heard,
             notes,
-            publisher,
         }
     }
 
-    /// Keeps the store until its `desired` channel closes.
+    /// Keeps the shard until its channels close.
     pub async fn run(mut self) {
         let mut pods_changed = self.context.pods_changed.subscribe();
         self.follow_pods();
@@ -128,6 +141,11 @@ impl Keeper {
                         return;
                     }
                 }
+                changed = self.others.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
                 () = tokio::time::sleep_until(look_at.into()) => {}
             }
         }
@@ -136,13 +154,16 @@ impl Keeper {
     fn follow_pods(&mut self) {
         let settings = self.desired.borrow().settings.clone();
         let pods = self.context.pods.state();
-        let ours = pods.into_iter().filter(|pod| belongs(pod, &settings.namespace, &settings.uid, 0));
+        let ours = pods
+            .into_iter()
+            .filter(|pod| belongs(pod, &settings.namespace, &settings.uid, self.shard));
         self.replicas.follow(&mut self.steward.roster, ours, settings.suspect_after);
     }
 
     /// Plans and carries out; says when to plan again.
     fn act(&mut self) -> Instant {
-        let desired = self.desired.borrow().clone();
+        let desired = self.desired.borrow_and_update().clone();
+        self.steward.others.clone_from(&self.others.borrow_and_update());
         self.adopt_records(&desired.settings);
         if self.suspicions.is_open()
             && let Some(wrongly) = self.suspicions.judge(&self.steward.roster.observed())
@@ -164,21 +185,18 @@ impl Keeper {
         let Errands {
             heartbeat,
             admission,
-            shape,
+            shape: _,
             overtake,
             start,
             inspect,
             recreate,
             restart: outdated,
             notes,
-            publish,
+            publish: _,
             look_at,
         } = self.steward.act(wanted, Instant::now(), Timestamp::now());
         self.replicas.listen(heartbeat, settings.policy());
         self.replicas.admit(admission);
-        if shape.is_some() {
-            self.reshape(shape, settings);
-        }
         if overtake && let Some(task) = self.driving.take() {
             task.abort();
             self.conclude(&Err(ViewChangeError::Overtaken));
@@ -193,10 +211,32 @@ impl Keeper {
         for note in notes {
             self.note(note);
         }
-        if publish {
-            self.word.send_replace(self.steward.word().clone());
-        }
+        self.speak(settings);
         look_at
+    }
+
+    /// Leaves word for the store. The moment at which nodes were heard alone is no news.
+    fn speak(&self, settings: &Settings) {
+        let (members, now) = (self.steward.roster.observed(), Instant::now());
+        let serving = match self.steward.phase() {
+            Phase::Serving(primary, heard) => Some((*primary, *heard)),
+            _ => None,
+        };
+        let view = View::of(&members, serving, now, settings.suspect_after);
+        let news = self.word.send_if_modified(|word| {
+            let next = Word {
+                spoken: *self.steward.phase() != Phase::Starting,
+                publication: self.steward.word().clone(),
+                shape: self.steward.shape(),
+                view,
+            };
+            let differs = !word.is_as(&next);
+            *word = next;
+            differs
+        });
+        if news {
+            self.heard.notify_one();
+        }
     }
 
     /// Takes over what another operator wrote down, as the watch has it by now.
@@ -209,16 +249,8 @@ impl Keeper {
             .ok()
             .filter(|store| store.metadata.uid.as_ref() == Some(&settings.uid));
         if let Some(stored) = store.and_then(|store| store.status.as_ref()) {
-            self.steward.adopt(stored, Instant::now(), Timestamp::now());
+            self.steward.adopt(&of_shard(stored, self.shard), Instant::now(), Timestamp::now());
         }
-    }
-
-    /// Has the objects follow the shape.
-    fn reshape(&self, shape: Option<Shape>, settings: &Settings) {
-        self.shape.send_replace(shape);
-        let object = ObjectRef::new(&settings.name).within(&settings.namespace);
-        // Nobody listens once the operator ends.
-        let _ = self.context.reconcile.send(object);
     }
 
     fn tend_machines(&mut self, suspect: Option<(String, String)>, lost: Option<Recreate>, settings: &Settings) {
@@ -235,6 +267,7 @@ impl Keeper {
     fn start(&mut self, change: ViewChange, desired: &Desired) {
         tracing::warn!(
             store = self.key,
+            shard = self.shard,
             reason = change.reason,
             from = change.from,
             "starting a view change"
@@ -245,6 +278,7 @@ impl Keeper {
         let epoch = epoch_above(change.known.highest);
         self.steward.begin(change.clone(), epoch, Instant::now(), Timestamp::now());
         let task = carry_out(
+            self.shard,
             change,
             epoch,
             Arc::clone(&desired.token),
@@ -269,7 +303,7 @@ impl Keeper {
     /// A view change ended.
     fn conclude(&mut self, outcome: &Result<Driven, ViewChangeError>) {
         if let Err(error) = outcome {
-            tracing::warn!(store = self.key, %error, "the view change did not come about");
+            tracing::warn!(store = self.key, shard = self.shard, %error, "the view change did not come about");
             self.context.metrics.failed_view_changes.inc();
         }
         let (failover, notes) = self.steward.conclude(outcome, Instant::now());
@@ -285,8 +319,17 @@ impl Keeper {
         }
     }
 
-    fn note(&self, note: Note) {
-        tracing::info!(store = self.key, reason = note.reason, "{}", note.text);
+    fn note(&self, mut note: Note) {
+        let alone = self.shard == 0 && self.desired.borrow().settings.shards == 1;
+        if is_of_the_whole(note.reason) {
+            // Every shard finds it; one tells.
+            if self.shard > 0 {
+                return;
+            }
+        } else if !alone {
+            note.text = format!("shard {}: {}", self.shard, note.text);
+        }
+        tracing::info!(store = self.key, shard = self.shard, reason = note.reason, "{}", note.text);
         // The publisher lives as long as this keeper.
         let _ = self.notes.send(note);
     }

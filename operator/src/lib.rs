@@ -6,10 +6,14 @@
 //! ([`objects`], pure) and applies it.
 //!
 //! View changes: a [`link`] breaks or a node's status changes ([`replicas`] hears it, the [`roster`] keeps what is known as
-//! [`observe`] has it); the [`keeper`] of the store has its [`steward`] ask [`mod@plan`], which judges ([`detect`]), decides and
+//! [`observe`] has it); the [`keeper`] of the shard has its [`steward`] ask [`mod@plan`], which judges ([`detect`]), decides and
 //! words the status ([`mod@report`]), all of it pure; the keeper starts the [`view_change`] if there is one, has the primary admit
-//! learners, leaves word for the publisher ([`mod@publish`], which writes what the [`outbox`] says is new), has the objects
-//! follow the shape of the group, and looks after [`machines`] that are gone.
+//! learners, looks after [`machines`] that are gone, and leaves word for its [`store`]. That one merges the words of all shards
+//! for the publisher ([`mod@publish`], which writes what the [`outbox`] says is new), and has the objects follow the shapes of the
+//! groups.
+//!
+//! Slots: the [`store`] asks [`mod@rebalance`] (pure) which moves to begin, orders them from the primaries, and tells every node who
+//! owns what.
 //!
 //! The [`plugin`] of kubectl is a program of its own: it reads the resource and asks by annotations.
 //!
@@ -39,6 +43,7 @@ pub mod roster;
 pub mod run;
 pub mod settings;
 pub mod steward;
+pub mod store;
 pub mod suspicion;
 pub mod view_change;
 pub mod watches;

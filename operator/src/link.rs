@@ -4,7 +4,7 @@
 use crate::plan::Admission;
 use anyhow::{Context, bail};
 use quorate_api::wire::{ClientKind, FailoverPolicy, NodeAddresses, Reply, Request};
-use quorate_api::{Incarnation, NodeStatus};
+use quorate_api::{Incarnation, NodeStatus, RoutingMap};
 use quorate_client::{Established, dial, read_frame, write_frame};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub struct Words {
     pub watch: watch::Receiver<(Duration, FailoverPolicy)>,
     /// Where the others are.
     pub addresses: watch::Receiver<Addresses>,
+    /// The map of the store; one without a version is none. Only nodes that know of slots are told.
+    pub route: watch::Receiver<Arc<RoutingMap>>,
     /// The learners, which only the primary is told.
     pub admission: watch::Receiver<Option<Admission>>,
 }
@@ -80,6 +82,7 @@ async fn follow(target: &Target, words: &mut Words, news: &UnboundedSender<PodNe
     let Words {
         watch,
         addresses,
+        route,
         admission,
     } = words;
     watch.mark_changed();
@@ -87,6 +90,8 @@ async fn follow(target: &Target, words: &mut Words, news: &UnboundedSender<PodNe
     admission.mark_changed();
     // A node that was never told of a learner has none to forget, and one of an older version knows no such word.
     let mut admitted = false;
+    // A node of an older version knows no such word, and says nothing of slots.
+    let mut knows_slots = false;
     let mut heard = tokio::time::Instant::now();
     let mut presence = tokio::time::interval(PRESENCE);
     presence.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -98,7 +103,13 @@ async fn follow(target: &Target, words: &mut Words, news: &UnboundedSender<PodNe
                 let reply = reply.context("silent")??;
                 heard = tokio::time::Instant::now();
                 match reply {
-                    Reply::Status(status) => news.send((target.pod.clone(), target.uid.clone(), News::Status(status)))?,
+                    Reply::Status(status) => {
+                        if !knows_slots && status.slots.is_some() {
+                            knows_slots = true;
+                            route.mark_changed();
+                        }
+                        news.send((target.pod.clone(), target.uid.clone(), News::Status(status)))?;
+                    }
                     other => bail!("unexpected {other:?}"),
                 }
             }
@@ -116,6 +127,13 @@ async fn follow(target: &Target, words: &mut Words, news: &UnboundedSender<PodNe
                 changed?;
                 let known = addresses.borrow_and_update().clone();
                 write_frame(&mut write, &Request::Addresses(known.to_vec())).await?;
+            }
+            changed = route.changed(), if knows_slots => {
+                changed?;
+                let map = Arc::clone(&route.borrow_and_update());
+                if map.version > 0 {
+                    write_frame(&mut write, &Request::Route(RoutingMap::clone(&map))).await?;
+                }
             }
             changed = admission.changed() => {
                 changed?;

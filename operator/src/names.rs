@@ -71,6 +71,22 @@ pub fn stateful_set(store: &str, shard: u32) -> String {
     format!("{store}-{shard}")
 }
 
+/// Shard and ordinal of a store's pod, by its name.
+#[must_use]
+pub fn place(store: &str, pod: &str) -> Option<(u32, u32)> {
+    let (shard, ordinal) = pod.strip_prefix(store)?.strip_prefix('-')?.split_once('-')?;
+    Some((shard.parse().ok()?, ordinal.parse().ok()?))
+}
+
+/// The disruption budget of a shard. That of shard 0 has the name that it had when a store had no other.
+#[must_use]
+pub fn disruption_budget(store: &str, shard: u32) -> String {
+    match shard {
+        0 => store.to_owned(),
+        shard => stateful_set(store, shard),
+    }
+}
+
 /// The claim of a pod.
 #[must_use]
 pub fn claim(pod: &str) -> String {

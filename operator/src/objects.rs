@@ -30,15 +30,17 @@ pub struct Objects {
     pub primary: Service,
     /// What the pods run as. It may do nothing.
     pub service_account: ServiceAccount,
-    /// Bounds voluntary disruptions; None to leave it as it is, or for a single replica, which would never be drained.
+    /// Bounds voluntary disruptions of the shard; None to leave it as it is, or for a single replica, which would never be drained.
     pub disruption_budget: Option<PodDisruptionBudget>,
-    /// One for each shard.
+    /// That of the shard.
     pub stateful_sets: Vec<StatefulSet>,
 }
 
-/// What depends on the state of the store.
+/// What depends on the state of a shard of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
+    /// Index of the shard.
+    pub shard: u32,
     /// Pods of the shard's StatefulSet.
     pub replicas: u32,
     /// Pods that may be disrupted at a time; None to leave the budget as it is.
@@ -50,11 +52,12 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Of a store that has no object yet.
+    /// Of shard 0 of a store that has no object yet.
     #[must_use]
     pub fn new(settings: &Settings, default_image: String) -> Self {
         let quorum = settings.quorum;
         Self {
+            shard: 0,
             replicas: quorum.replicas,
             max_unavailable: (quorum.replicas > 1).then(|| quorum.failover_tolerates().min(quorum.writes_tolerate())),
             store_id: names::store_id(&settings.namespace, &settings.name).to_string(),
@@ -62,7 +65,14 @@ impl Layout {
         }
     }
 
-    /// Of a store with that StatefulSet, or none, whose keeper wants that shape.
+    /// Of another shard.
+    #[must_use]
+    pub fn of_shard(mut self, shard: u32) -> Self {
+        self.shard = shard;
+        self
+    }
+
+    /// Of shard 0 with that StatefulSet, or none, whose keeper wants that shape.
     #[must_use]
     pub fn following(settings: &Settings, default_image: String, shape: Option<Shape>, present: Option<&StatefulSet>) -> Self {
         let mut layout = Self::new(settings, default_image);
@@ -109,7 +119,8 @@ pub fn pods_of(set: &StatefulSet) -> u32 {
 }
 
 /// The identity that the volumes of a StatefulSet belong to. One that was made when it was the UID of the store keeps it.
-fn store_id_of(set: &StatefulSet) -> Option<String> {
+#[must_use]
+pub fn store_id_of(set: &StatefulSet) -> Option<String> {
     let pod = set.spec.as_ref()?.template.spec.as_ref()?;
     let variables = pod.containers.iter().flat_map(|container| container.env.iter().flatten());
     variables
@@ -149,7 +160,7 @@ pub fn revision(store: &ReplicatedStore, settings: &Settings, layout: &Layout) -
     hash[..16].to_owned()
 }
 
-/// Builds them.
+/// Builds the objects of the store and of the shard of that layout.
 #[must_use]
 pub fn build(store: &ReplicatedStore, settings: &Settings, layout: &Layout) -> Objects {
     let name = &settings.name;
@@ -162,6 +173,8 @@ pub fn build(store: &ReplicatedStore, settings: &Settings, layout: &Layout) -> O
         })
     };
     let selector = names::selector(store);
+    let mut shard_selector = selector.clone();
+    shard_selector.insert(names::LABEL_SHARD.to_owned(), layout.shard.to_string());
     let mut primary_selector = selector.clone();
     primary_selector.insert(names::LABEL_ROLE.to_owned(), "primary".to_owned());
     let redis = json!({"name": "redis", "port": names::CLIENT_PORT, "targetPort": "redis"});
@@ -189,19 +202,20 @@ pub fn build(store: &ReplicatedStore, settings: &Settings, layout: &Layout) -> O
         })),
         disruption_budget: layout.max_unavailable.map(|tolerated| {
             typed(json!({
-                "metadata": meta(name.clone()),
-                "spec": {"maxUnavailable": tolerated, "selector": {"matchLabels": selector}},
+                "metadata": meta(names::disruption_budget(name, layout.shard)),
+                "spec": {"maxUnavailable": tolerated, "selector": {"matchLabels": shard_selector}},
             }))
         }),
         stateful_sets: vec![typed({
-            let mut meta = meta(names::stateful_set(name, 0));
+            let mut meta = meta(names::stateful_set(name, layout.shard));
             meta["annotations"] = json!({names::ANNOTATION_DEFAULT_IMAGE: layout.default_image});
-            json!({"metadata": meta, "spec": stateful_set(store, settings, layout, 0)})
+            json!({"metadata": meta, "spec": stateful_set(store, settings, layout)})
         })],
     }
 }
 
-fn stateful_set(store: &ReplicatedStore, settings: &Settings, layout: &Layout, shard: u32) -> Value {
+fn stateful_set(store: &ReplicatedStore, settings: &Settings, layout: &Layout) -> Value {
+    let shard = layout.shard;
     let spec = &store.spec;
     let mut selector = names::selector(store);
     selector.insert(names::LABEL_SHARD.to_owned(), shard.to_string());
@@ -234,7 +248,7 @@ fn stateful_set(store: &ReplicatedStore, settings: &Settings, layout: &Layout, s
             spread("kubernetes.io/hostname", 100),
             spread("topology.kubernetes.io/zone", 50),
         ]}},
-        "containers": [container(store, settings, layout, shard)],
+        "containers": [container(store, settings, layout)],
         "volumes": [{"name": "token", "secret": {"secretName": names::token_secret(&settings.name), "defaultMode": 0o440}}],
     });
     if !spec.node_selector.is_empty() {
@@ -255,7 +269,7 @@ fn stateful_set(store: &ReplicatedStore, settings: &Settings, layout: &Layout, s
     })
 }
 
-fn container(store: &ReplicatedStore, settings: &Settings, layout: &Layout, shard: u32) -> Value {
+fn container(store: &ReplicatedStore, settings: &Settings, layout: &Layout) -> Value {
     let value = |name: &str, value: String| json!({"name": name, "value": value});
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let probe = |path: &str, period: u32, failures: u32| {
@@ -275,7 +289,7 @@ fn container(store: &ReplicatedStore, settings: &Settings, layout: &Layout, shar
         "env": [
             value(names::ENV_STORE_ID, layout.store_id.clone()),
             value("QUORATE_STORE_NAME", settings.name.clone()),
-            value("QUORATE_SHARD", shard.to_string()),
+            value("QUORATE_SHARD", layout.shard.to_string()),
             field("QUORATE_POD_NAME", "metadata.name"),
             field("QUORATE_POD_IP", "status.podIP"),
             value("QUORATE_DATA_DIR", "/data".to_owned()),
@@ -314,6 +328,10 @@ mod tests {
     use quorate_crds::ReplicatedStoreSpec;
 
     fn objects(spec: Value) -> Objects {
+        objects_of(spec, 0)
+    }
+
+    fn objects_of(spec: Value, shard: u32) -> Objects {
         let spec: ReplicatedStoreSpec = serde_json::from_value(spec).unwrap();
         let mut store = ReplicatedStore::new("orders", spec);
         store.metadata.namespace = Some("shop".into());
@@ -321,7 +339,7 @@ mod tests {
         let settings = Settings::of(&store).unwrap();
         let layout = Layout {
             store_id: "11111111-2222-3333-4444-555555555555".to_owned(),
-            ..Layout::new(&settings, "quorate/node:test".to_owned())
+            ..Layout::new(&settings, "quorate/node:test".to_owned()).of_shard(shard)
         };
         build(&store, &settings, &layout)
     }
@@ -389,6 +407,28 @@ mod tests {
         assert_eq!(told(json!({})), None);
         let page_cache = told(json!({"replication": {"durability": "PageCache"}})).unwrap();
         assert_eq!(page_cache["value"], "page-cache");
+    }
+
+    #[test]
+    fn every_shard_has_its_own_pods_and_its_own_budget() {
+        for (shard, set_name, budget_name) in [(0, "orders-0", "orders"), (2, "orders-2", "orders-2")] {
+            let objects = objects_of(json!({}), shard);
+            let budget = serde_json::to_value(objects.disruption_budget.unwrap()).unwrap();
+            let set = serde_json::to_value(&objects.stateful_sets[0]).unwrap();
+            let selector = json!({
+                "app.kubernetes.io/instance": "orders",
+                "app.kubernetes.io/managed-by": "quorate",
+                "quorate.io/shard": shard.to_string(),
+            });
+            assert_eq!(budget["spec"]["selector"]["matchLabels"], selector);
+            assert_eq!(set["spec"]["selector"]["matchLabels"], selector);
+            let variables = set["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
+            assert!(variables.contains(&json!({"name": "QUORATE_SHARD", "value": shard.to_string()})));
+            assert_eq!(
+                (&budget["metadata"]["name"], &set["metadata"]["name"]),
+                (&json!(budget_name), &json!(set_name))
+            );
+        }
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct Asked {
     pub promote: Option<String>,
     /// The shard and the epoch in which to go on although writes may be lost.
     pub accept_data_loss: Option<String>,
+    /// To move slots although the mode is Manual; a matter of the whole store.
+    pub rebalance: Option<String>,
 }
 
 impl Asked {
@@ -66,6 +68,7 @@ impl Asked {
         Self {
             promote: asked(annotations::PROMOTE),
             accept_data_loss: asked(annotations::ACCEPT_DATA_LOSS),
+            rebalance: asked(annotations::REBALANCE),
         }
     }
 }

@@ -93,6 +93,9 @@ impl Outbox {
         if word.answered.accept_data_loss.is_none() {
             self.told.answered.accept_data_loss = None;
         }
+        if word.answered.rebalance.is_none() {
+            self.told.answered.rebalance = None;
+        }
         if self.retry.is_some_and(|retry| now < retry) {
             return Vec::new();
         }
@@ -111,10 +114,15 @@ impl Outbox {
             self.next_status = now + INTERVAL;
         }
         writes.extend(self.events.iter().cloned().map(Write::Event));
-        let Asked { promote, accept_data_loss } = &self.told.answered;
+        let Asked {
+            promote,
+            accept_data_loss,
+            rebalance,
+        } = &self.told.answered;
         let requests = [
             (annotations::PROMOTE, &word.answered.promote, promote),
             (annotations::ACCEPT_DATA_LOSS, &word.answered.accept_data_loss, accept_data_loss),
+            (annotations::REBALANCE, &word.answered.rebalance, rebalance),
         ];
         let due = requests.into_iter().filter(|(_, answered, before)| answered != before);
         writes.extend(due.filter_map(|(annotation, answered, _)| {
@@ -133,6 +141,7 @@ impl Outbox {
             Write::Remove { annotation, value } => {
                 let told = match annotation {
                     annotations::PROMOTE => &mut self.told.answered.promote,
+                    annotations::REBALANCE => &mut self.told.answered.rebalance,
                     _ => &mut self.told.answered.accept_data_loss,
                 };
                 *told = Some(value);
@@ -240,7 +249,7 @@ mod tests {
             status: ready(0),
             answered: Asked {
                 promote: promote.map(str::to_owned),
-                accept_data_loss: None,
+                ..Asked::default()
             },
             ..Publication::default()
         };

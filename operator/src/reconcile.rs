@@ -2,15 +2,16 @@
 //! the keeper's part, and a keeper is started here for every store.
 
 use crate::context::Context;
-use crate::keeper::{Desired, Keeper};
 use crate::names;
-use crate::objects::{Layout, Objects, build, default_image, pods_of, revision, revision_of};
+use crate::objects::{Layout, Objects, build, default_image, pods_of, revision, revision_of, store_id_of};
 use crate::observe::Asked;
-use crate::plan::{Outcome, Reconciled, Shape};
+use crate::plan::{Outcome, Reconciled};
 use crate::settings::Settings;
+use crate::store::{Set, Shapes, StoreKeeper, Wish};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::controller::Action;
 use kube::{Api, Client, Resource, ResourceExt};
@@ -18,7 +19,7 @@ use quorate_crds::ReplicatedStore;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -45,11 +46,11 @@ pub enum ReconcileError {
     Taken(String),
 }
 
-/// A keeper, as reconciliation sees it.
+/// The keeper of a store, as reconciliation sees it.
 #[derive(Debug)]
 struct Handle {
-    desired: watch::Sender<Desired>,
-    shape: watch::Receiver<Option<Shape>>,
+    wish: watch::Sender<Wish>,
+    shapes: watch::Receiver<Shapes>,
 }
 
 /// Keepers by the UID of their store.
@@ -81,47 +82,67 @@ impl Reconciler {
     /// Starts the keeper of a store, or tells it the spec; `outcome` is None while it is not known yet.
     fn tell_keeper(&self, store: &ReplicatedStore, settings: &Settings, token: &Arc<Vec<u8>>, outcome: Option<Outcome>) {
         let mut keepers = self.keepers.lock().expect("no holder of this lock panics");
-        let known = keepers.get(&settings.uid).filter(|keeper| !keeper.desired.is_closed());
-        let before = known.map(|keeper| keeper.desired.borrow().reconciled.clone());
-        let desired = Desired {
-            reconciled: Reconciled::after(before, settings.generation, outcome),
+        let known = keepers.get(&settings.uid).filter(|keeper| !keeper.wish.is_closed());
+        let before = known.map(|keeper| keeper.wish.borrow().clone());
+        let sets = before.as_ref().map(|before| before.sets.clone()).unwrap_or_default();
+        let wish = Wish {
+            reconciled: Reconciled::after(before.map(|before| before.reconciled), settings.generation, outcome),
             settings: settings.clone(),
+            sets,
             token: Arc::clone(token),
             asked: Asked::of(store),
         };
         if let Some(keeper) = known {
-            keeper.desired.send_replace(desired);
+            keeper.wish.send_replace(wish);
         } else {
-            let (desired, receiver) = watch::channel(desired);
-            let (sender, shape) = watch::channel(None);
-            tokio::spawn(Keeper::new(Arc::clone(&self.context), store, receiver, sender).run());
-            keepers.insert(settings.uid.clone(), Handle { desired, shape });
+            let (wish, receiver) = watch::channel(wish);
+            let (sender, shapes) = watch::channel(Shapes::default());
+            tokio::spawn(StoreKeeper::new(Arc::clone(&self.context), store, receiver, sender).run());
+            keepers.insert(settings.uid.clone(), Handle { wish, shapes });
         }
         self.count(&keepers);
     }
 
-    /// The layout of the objects that are to be applied now. Before any is, the keeper knows how many pods are left at
-    /// least: it must not count on one that is about to go.
-    fn lay_out(&self, store: &ReplicatedStore, settings: &Settings, present: Option<&StatefulSet>) -> Layout {
+    /// The layouts of the objects that are to be applied now, of every shard that is wanted, or present and not given up. Before
+    /// any is applied, the keepers know how many pods are left at least: they must not count on one that is about to go.
+    fn lay_out(&self, store: &ReplicatedStore, settings: &Settings, present: &BTreeMap<u32, StatefulSet>) -> Vec<Layout> {
         let keepers = self.keepers.lock().expect("no holder of this lock panics");
         let keeper = keepers.get(&settings.uid);
-        let image = default_image(store, present, &self.context.node_image);
-        let layout = Layout::following(settings, image, keeper.and_then(|keeper| *keeper.shape.borrow()), present);
+        let shapes = keeper.map(|keeper| keeper.shapes.borrow().clone()).unwrap_or_default();
+        let gone = |index: &u32| *index >= settings.shards && shapes.removed.contains(index);
+        let there = present.keys().copied().filter(|index| !gone(index));
+        let indices: BTreeSet<u32> = (0..settings.shards).chain(there).collect();
+        let first = present.values().next();
+        let layouts: Vec<Layout> = indices
+            .into_iter()
+            .map(|index| {
+                // A shard that is new belongs to the same store and runs the same image as the others.
+                let set = present.get(&index);
+                let image = default_image(store, set.or(first), &self.context.node_image);
+                let mut layout = Layout::following(settings, image, shapes.known.get(&index).copied(), set).of_shard(index);
+                if let Some(id) = set.or(first).and_then(store_id_of) {
+                    layout.store_id = id;
+                }
+                layout
+            })
+            .collect();
         if let Some(keeper) = keeper {
-            let left = present.map(pods_of).unwrap_or_default().min(layout.replicas);
-            keeper.desired.send_modify(|desired| desired.reconciled.scale = Some(left));
+            keeper.wish.send_modify(|wish| {
+                wish.sets.retain(|index, _| layouts.iter().any(|layout| layout.shard == *index));
+                for layout in &layouts {
+                    let left = present.get(&layout.shard).map(pods_of).unwrap_or_default().min(layout.replicas);
+                    wish.sets.entry(layout.shard).or_default().pods = left;
+                }
+            });
         }
-        layout
+        layouts
     }
 
-    /// Tells the keeper how many pods there are, and what their template asks for.
-    fn tell_set(&self, settings: &Settings, pods: u32, revision: Option<String>) {
+    /// Tells the keepers how many pods a shard has, and what their template asks for.
+    fn tell_set(&self, settings: &Settings, shard: u32, set: Set) {
         let keepers = self.keepers.lock().expect("no holder of this lock panics");
         if let Some(keeper) = keepers.get(&settings.uid) {
-            keeper.desired.send_modify(|desired| {
-                desired.reconciled.scale = Some(pods);
-                desired.reconciled.revision = revision;
-            });
+            keeper.wish.send_modify(|wish| drop(wish.sets.insert(shard, set)));
         }
     }
 
@@ -129,15 +150,11 @@ impl Reconciler {
     fn tell_invalid(&self, store: &ReplicatedStore, message: &str) -> bool {
         let keepers = self.keepers.lock().expect("no holder of this lock panics");
         let uid = store.uid();
-        let known = uid.and_then(|uid| keepers.get(&uid)).filter(|keeper| !keeper.desired.is_closed());
+        let known = uid.and_then(|uid| keepers.get(&uid)).filter(|keeper| !keeper.wish.is_closed());
         if let Some(keeper) = known {
-            keeper.desired.send_modify(|desired| {
-                desired.reconciled = Reconciled {
-                    generation: store.metadata.generation.unwrap_or_default(),
-                    outcome: Outcome::Invalid(message.to_owned()),
-                    scale: desired.reconciled.scale,
-                    revision: desired.reconciled.revision.clone(),
-                };
+            keeper.wish.send_modify(|wish| {
+                wish.reconciled.generation = store.metadata.generation.unwrap_or_default();
+                wish.reconciled.outcome = Outcome::Invalid(message.to_owned());
             });
         }
         known.is_some()
@@ -183,23 +200,95 @@ pub async fn reconcile(store: Arc<ReplicatedStore>, reconciler: Arc<Reconciler>)
 }
 
 async fn apply_all(store: &ReplicatedStore, settings: &Settings, reconciler: &Reconciler) -> Result<(), ReconcileError> {
-    let context = &reconciler.context;
-    let name = names::stateful_set(&settings.name, 0);
-    let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), &settings.namespace);
-    let present = sets.get_opt(&name).await.map_err(|source| ReconcileError::Apply {
-        object: format!("StatefulSet {name}"),
-        source,
-    })?;
+    let client = &reconciler.context.client;
+    let present = present(client, store, settings).await?;
     if settings.paused {
-        if let Some(set) = &present {
-            reconciler.tell_set(settings, pods_of(set), revision_of(set));
+        for (shard, set) in &present {
+            let (pods, revision) = (pods_of(set), revision_of(set));
+            reconciler.tell_set(settings, *shard, Set { pods, revision });
         }
         return Ok(());
     }
-    let layout = reconciler.lay_out(store, settings, present.as_ref());
-    apply(&context.client, settings, build(store, settings, &layout)).await?;
-    reconciler.tell_set(settings, layout.replicas, Some(revision(store, settings, &layout)));
+    let layouts = reconciler.lay_out(store, settings, &present);
+    let mut outcome = Ok(());
+    for layout in &layouts {
+        let objects = build(store, settings, layout);
+        // What is refused of one shard stops no other; what is the store's comes first and once.
+        let applied = match layout.shard {
+            0 => apply(client, settings, objects).await,
+            _ => apply_shard(client, settings, &objects).await,
+        };
+        if applied.is_ok() {
+            let set = Set {
+                pods: layout.replicas,
+                revision: Some(revision(store, settings, layout)),
+            };
+            reconciler.tell_set(settings, layout.shard, set);
+        }
+        outcome = outcome.and(applied);
+    }
+    outcome?;
+    for (shard, set) in present.iter().rev() {
+        if layouts.iter().all(|layout| layout.shard != *shard) {
+            remove_shard(client, settings, *shard, set).await?;
+        }
+    }
     Ok(())
+}
+
+/// The StatefulSets of a store, by shard.
+async fn present(client: &Client, store: &ReplicatedStore, settings: &Settings) -> Result<BTreeMap<u32, StatefulSet>, ReconcileError> {
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &settings.namespace);
+    let of_store = ListParams::default().labels(&names::selector_text(store));
+    let failed = |object: String| move |source| ReconcileError::Apply { object, source };
+    let found = sets.list(&of_store).await;
+    let found = found.map_err(failed(format!("StatefulSets of {}", settings.name)))?;
+    let by_shard = found.items.into_iter().filter_map(|set| {
+        let index: u32 = set.name_any().strip_prefix(&settings.name)?.strip_prefix('-')?.parse().ok()?;
+        // One that is not wanted may be of an earlier store of this name: it goes by itself.
+        let ours = set.owner_references().iter().any(|owner| owner.uid == settings.uid);
+        (index < settings.shards || ours).then_some((index, set))
+    });
+    let mut present: BTreeMap<u32, StatefulSet> = by_shard.collect();
+    for shard in 0..settings.shards {
+        // One that somebody took the labels from is the one that there is all the same.
+        let name = names::stateful_set(&settings.name, shard);
+        if !present.contains_key(&shard)
+            && let Some(set) = sets.get_opt(&name).await.map_err(failed(format!("StatefulSet {name}")))?
+        {
+            present.insert(shard, set);
+        }
+    }
+    Ok(present)
+}
+
+/// Deletes what a shard is made of that its keepers gave up. Its claims are kept.
+async fn remove_shard(client: &Client, settings: &Settings, shard: u32, set: &StatefulSet) -> Result<(), ReconcileError> {
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &settings.namespace);
+    let budgets: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), &settings.namespace);
+    // The one that was looked at, and no other that somebody made meanwhile.
+    let params = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: set.uid(),
+            resource_version: None,
+        }),
+        ..DeleteParams::background()
+    };
+    let (set, budget) = (set.name_any(), names::disruption_budget(&settings.name, shard));
+    gone(&format!("StatefulSet {set}"), sets.delete(&set, &params).await.map(drop))?;
+    let deleted = budgets.delete(&budget, &DeleteParams::default()).await;
+    gone(&format!("PodDisruptionBudget {budget}"), deleted.map(drop))
+}
+
+/// A deletion that found nothing, or another object of that name, is done.
+fn gone(object: &str, deleted: kube::Result<()>) -> Result<(), ReconcileError> {
+    match deleted {
+        Err(kube::Error::Api(error)) if error.code == 404 || error.code == 409 => Ok(()),
+        deleted => deleted.map_err(|source| ReconcileError::Apply {
+            object: object.to_owned(),
+            source,
+        }),
+    }
 }
 
 /// What to do after an error.
@@ -288,22 +377,19 @@ async fn token(client: &Client, store: &ReplicatedStore, settings: &Settings) ->
 }
 
 async fn apply(client: &Client, settings: &Settings, objects: Objects) -> Result<(), ReconcileError> {
-    let Objects {
-        headless,
-        client: client_service,
-        primary,
-        service_account,
-        disruption_budget,
-        stateful_sets,
-    } = objects;
-    apply_one(client, settings, &service_account).await?;
-    for service in [headless, client_service, primary] {
-        apply_one(client, settings, &service).await?;
+    apply_one(client, settings, &objects.service_account).await?;
+    for service in [&objects.headless, &objects.client, &objects.primary] {
+        apply_one(client, settings, service).await?;
     }
-    for set in &stateful_sets {
+    apply_shard(client, settings, &objects).await
+}
+
+/// What the shard is made of alone.
+async fn apply_shard(client: &Client, settings: &Settings, objects: &Objects) -> Result<(), ReconcileError> {
+    for set in &objects.stateful_sets {
         apply_one(client, settings, set).await?;
     }
-    if let Some(budget) = &disruption_budget {
+    if let Some(budget) = &objects.disruption_budget {
         apply_one(client, settings, budget).await?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The streams of one store's keeper: one to every pod that has an address, and what was heard on it, as [`Roster`] keeps it.
+//! The streams of one shard's keeper: one to every pod that has an address, and what was heard on it, as [`Roster`] keeps it.
 
 use crate::link::{self, Addresses, PodNews, Target, Words};
 use crate::names;
@@ -6,6 +6,7 @@ use crate::plan::Admission;
 use crate::roster::Roster;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use quorate_api::RoutingMap;
 use quorate_api::wire::FailoverPolicy;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub struct Replicas {
     watch: watch::Sender<(Duration, FailoverPolicy)>,
     /// Where nodes are, for each other.
     addresses: watch::Sender<Addresses>,
+    /// The map of the store.
+    route: watch::Receiver<Arc<RoutingMap>>,
     /// Whom the primary has to admit.
     admission: watch::Sender<Option<Admission>>,
     sender: UnboundedSender<PodNews>,
@@ -40,13 +43,14 @@ impl Drop for Replicas {
 impl Replicas {
     /// None yet.
     #[must_use]
-    pub fn new(token: Arc<Vec<u8>>, heartbeat: Duration, policy: FailoverPolicy) -> Self {
+    pub fn new(token: Arc<Vec<u8>>, heartbeat: Duration, policy: FailoverPolicy, route: watch::Receiver<Arc<RoutingMap>>) -> Self {
         let (sender, news) = unbounded_channel();
         Self {
             links: BTreeMap::new(),
             token,
             watch: watch::Sender::new((heartbeat, policy)),
             addresses: watch::Sender::new(Addresses::default()),
+            route,
             admission: watch::Sender::new(None),
             sender,
             news,
@@ -86,6 +90,7 @@ impl Replicas {
             let words = Words {
                 watch: self.watch.subscribe(),
                 addresses: self.addresses.subscribe(),
+                route: self.route.clone(),
                 admission: self.admission.subscribe(),
             };
             let link = link::keep(target, words, self.sender.clone());
@@ -118,11 +123,16 @@ fn set<T: PartialEq>(word: &watch::Sender<T>, value: T) {
     });
 }
 
+/// The shard that a pod of the store with that UID belongs to; None for a pod of another store.
+#[must_use]
+pub fn belongs_to_store(pod: &Pod, namespace: &str, store: &str) -> Option<u32> {
+    let labels = pod.labels();
+    let ours = pod.namespace().as_deref() == Some(namespace) && labels.get(names::LABEL_STORE).is_some_and(|label| label == store);
+    labels.get(names::LABEL_SHARD).filter(|_| ours)?.parse().ok()
+}
+
 /// Whether a pod belongs to a shard of the store with that UID.
 #[must_use]
 pub fn belongs(pod: &Pod, namespace: &str, store: &str, shard: u32) -> bool {
-    let labels = pod.labels();
-    pod.namespace().as_deref() == Some(namespace)
-        && labels.get(names::LABEL_STORE).is_some_and(|label| label == store)
-        && labels.get(names::LABEL_SHARD).is_some_and(|label| *label == shard.to_string())
+    belongs_to_store(pod, namespace, store) == Some(shard)
 }

@@ -1,14 +1,18 @@
-//! The status of a store and the events that go with a change of it, from what was observed and decided. Pure: a condition
-//! keeps its time while its status is the same.
+//! The status of a shard, as that of a store which has no other, and the events that go with a change of it, from what was
+//! observed and decided. Pure: a condition keeps its time while its status is the same. How a store of several shards is told
+//! is the part of [`crate::store`].
 
 use crate::losses;
 use crate::observe::{Observed, configuration};
 use crate::plan::{Doing, Note, Observation, Outcome, Phase};
 use crate::settings::Settings;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
 use quorate_api::slot::SLOTS;
 use quorate_api::{Incarnation, NodeRole, NodeStatus, PeerStatus, Quorum};
-use quorate_crds::conditions::{AVAILABLE, CHANGING, FAILOVER_BLOCKED, READY, RECONCILED, UPDATING, WARNING, reasons};
+use quorate_crds::conditions::{
+    AVAILABLE, CHANGING, FAILOVER_BLOCKED, READY, REBALANCE_STALLED, REBALANCING, RECONCILED, UPDATING, WARNING, reasons,
+};
 use quorate_crds::{ChangeStep, ReplicaRole, ReplicaStatus, ReplicatedStoreStatus, ShardQuorum, ShardStatus};
 use std::time::Duration;
 
@@ -23,6 +27,33 @@ const UNREACHABLE: Duration = Duration::from_secs(2);
 #[must_use]
 pub fn unreachable_after(settings: &Settings) -> Duration {
     settings.suspect_after.max(UNREACHABLE)
+}
+
+/// The index of a shard as it is told.
+#[must_use]
+pub fn told_index(shard: u32) -> i32 {
+    i32::try_from(shard).unwrap_or(i32::MAX)
+}
+
+/// A condition; it keeps its time while its status is the one that was told before.
+#[must_use]
+pub fn condition(
+    before: &ReplicatedStoreStatus,
+    type_: &str,
+    (holds, reason, message): Say,
+    wall: Timestamp,
+    generation: i64,
+) -> Condition {
+    let value = if holds { "True" } else { "False" };
+    let known = before.conditions.iter().find(|known| known.type_ == type_ && known.status == value);
+    Condition {
+        type_: type_.to_owned(),
+        status: value.to_owned(),
+        reason: reason.to_owned(),
+        message,
+        last_transition_time: known.map_or(Time(wall), |known| known.last_transition_time.clone()),
+        observed_generation: Some(generation),
+    }
 }
 
 /// The status.
@@ -41,7 +72,7 @@ pub fn report(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> Replicate
         last_failover: losses::completed(seen.told.last_failover.as_ref(), seen.members),
         data_loss: seen.told.data_loss.clone(),
     };
-    for (type_, (holds, reason, message)) in [
+    for (type_, say) in [
         (READY, ready(phase, behind)),
         (AVAILABLE, available(phase)),
         (RECONCILED, reconciled(seen)),
@@ -50,21 +81,8 @@ pub fn report(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> Replicate
         (UPDATING, updating),
         (WARNING, warning(seen.settings)),
     ] {
-        let value = if holds { "True" } else { "False" };
-        let since = seen
-            .told
-            .conditions
-            .iter()
-            .find(|condition| condition.type_ == type_ && condition.status == value)
-            .map_or(Time(seen.wall), |condition| condition.last_transition_time.clone());
-        status.conditions.push(Condition {
-            type_: type_.to_owned(),
-            status: value.to_owned(),
-            reason: reason.to_owned(),
-            message,
-            last_transition_time: since,
-            observed_generation: Some(seen.reconciled.generation),
-        });
+        let said = condition(seen.told, type_, say, seen.wall, seen.reconciled.generation);
+        status.conditions.push(said);
     }
     status
 }
@@ -91,6 +109,9 @@ pub fn notes(before: &ReplicatedStoreStatus, after: &ReplicatedStoreStatus) -> V
         let (warning, reason) = match (type_, holds, condition.reason.as_str()) {
             (CHANGING, true, _) if !was => (false, "ChangeBegun"),
             (CHANGING, false, _) if was => (false, "ChangeDone"),
+            (REBALANCING, true, _) if !was => (false, "RebalanceBegun"),
+            (REBALANCING, false, reasons::BALANCED) if was => (false, "RebalanceDone"),
+            (REBALANCE_STALLED, true, _) => (true, "RebalanceStalled"),
             (UPDATING, true, _) if !was => (false, "UpdateBegun"),
             (UPDATING, false, _) if was => (false, "UpdateDone"),
             (FAILOVER_BLOCKED, true, _) => (true, "FailoverBlocked"),
@@ -312,16 +333,23 @@ fn shard(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> ShardStatus {
         }
     });
     let quorum = current.map(|current| sizes(current.quorum()));
+    let most = statuses().max_by_key(|status| (serving == Some(status.id.incarnation), status.role != NodeRole::Blank, status.last));
+    let slots = match most.and_then(|status| status.slots.as_ref()) {
+        Some(slots) => slots.owned.len(),
+        // A group that tells of no slots is one from before they could move: its store has no other shard.
+        None if seen.shard == 0 => usize::from(SLOTS),
+        None => 0,
+    };
     let known = seen.told.shards.first();
     ShardStatus {
-        index: 0,
+        index: told_index(seen.shard),
         epoch: i64::try_from(epoch).unwrap_or(i64::MAX).max(known.map_or(0, |shard| shard.epoch)),
         primary: serving.and_then(|serving| pod_of(seen.members, serving)),
         target_primary: doing.target_primary.clone(),
         change: doing.change.clone(),
         update: doing.update.clone(),
         quorum: quorum.or_else(|| known.and_then(|shard| shard.quorum)),
-        slots: i32::from(SLOTS),
+        slots: i32::try_from(slots).unwrap_or(i32::MAX),
         replicas: replicas.collect(),
     }
 }

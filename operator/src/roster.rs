@@ -1,4 +1,4 @@
-//! What is known of the replicas of one store, from their pods and from what was heard on streams to them: a value that
+//! What is known of the replicas of one shard, from their pods and from what was heard on streams to them: a value that
 //! changes only by what it is told. Who holds the streams is [`crate::replicas`], or a simulation.
 //!
 //! A pod that is gone stays known until its successor speaks: what it promised stays promised.
@@ -103,16 +103,10 @@ impl Roster {
     /// Where the replicas are, for each other.
     #[must_use]
     pub fn addresses(&self) -> Addresses {
-        let known = self.members.values().filter_map(|member| {
-            let (incarnation, replica) = (member.incarnation()?, member.address.clone()?);
-            let host = replica.rsplit_once(':')?.0.trim_matches(['[', ']']).to_owned();
-            let addresses = NodeAddresses {
-                replica,
-                client_host: host,
-                client_port: names::CLIENT_PORT as u16,
-            };
-            Some((incarnation, addresses))
-        });
+        let known = self
+            .members
+            .values()
+            .filter_map(|member| Some((member.incarnation()?, addresses_at(member.address.clone()?)?)));
         Arc::new(known.collect())
     }
 
@@ -131,4 +125,15 @@ impl Roster {
             });
         }
     }
+}
+
+/// Where a node is whose replica protocol is at `address:port`.
+#[must_use]
+pub fn addresses_at(replica: String) -> Option<NodeAddresses> {
+    let host = replica.rsplit_once(':')?.0.trim_matches(['[', ']']).to_owned();
+    Some(NodeAddresses {
+        replica,
+        client_host: host,
+        client_port: names::CLIENT_PORT as u16,
+    })
 }

@@ -1,11 +1,13 @@
-//! The keeper's mind: everything that a keeper knows of a store and decides, without its streams, tasks and client. It asks
+//! The keeper's mind: everything that a keeper knows of a shard and decides, without its streams, tasks and client. It asks
 //! the planner with what is known, and keeps what follows; [`crate::keeper`] carries out, or a simulation does.
 //!
 //! It keeps no clock and draws nothing: moments and epochs are given.
 
 use crate::observe::{Asked, Fate};
 use crate::outbox::Publication;
-use crate::plan::{Admission, Drive, Memory, Note, Observation, Plan, Reconciled, Recreate, Restart, Shape, ViewChange, conclude, plan};
+use crate::plan::{
+    Admission, Drive, Memory, Note, Observation, Others, Phase, Plan, Reconciled, Recreate, Restart, Shape, ViewChange, conclude, plan,
+};
 use crate::records::{adopt, remember};
 use crate::roster::Roster;
 use crate::settings::Settings;
@@ -22,6 +24,10 @@ use std::time::{Duration, Instant};
 pub struct Steward {
     /// The replicas.
     pub roster: Roster,
+    /// What the other shards leave to this one.
+    pub others: Others,
+    /// Index of the shard.
+    shard: u32,
     selector: String,
     driving: Option<Drive>,
     /// What became of pods that do not answer, by their UID.
@@ -29,6 +35,7 @@ pub struct Steward {
     /// The UID of the pod whose fate is being found out.
     inspecting: Option<String>,
     shape: Option<Shape>,
+    phase: Phase,
     memory: Memory,
     status: ReplicatedStoreStatus,
     /// What is to be published.
@@ -74,16 +81,20 @@ pub struct Wanted<'a> {
 }
 
 impl Steward {
-    /// Of an operator that begins to keep a store of that status; `selector` selects its pods.
+    /// Of an operator that begins to keep shard 0 of a store of that status, as that of a store which has no other; `selector`
+    /// selects the pods of the store.
     #[must_use]
     pub fn new(status: ReplicatedStoreStatus, selector: String, now: Instant, wall: Timestamp) -> Self {
         Self {
             roster: Roster::default(),
+            others: Others::default(),
+            shard: 0,
             selector,
             driving: None,
             fates: BTreeMap::new(),
             inspecting: None,
             shape: None,
+            phase: Phase::Starting,
             memory: Memory::new(&status, now, wall),
             word: Publication {
                 status: status.clone(),
@@ -91,6 +102,25 @@ impl Steward {
             },
             status,
         }
+    }
+
+    /// Of another shard.
+    #[must_use]
+    pub fn of_shard(mut self, shard: u32) -> Self {
+        self.shard = shard;
+        self
+    }
+
+    /// The shape that the objects are to have; None while too little is known.
+    #[must_use]
+    pub fn shape(&self) -> Option<Shape> {
+        self.shape
+    }
+
+    /// What the shard did when this one acted last.
+    #[must_use]
+    pub fn phase(&self) -> &Phase {
+        &self.phase
     }
 
     /// What is to be published.
@@ -103,6 +133,8 @@ impl Steward {
     #[must_use]
     pub fn act(&mut self, wanted: Wanted<'_>, now: Instant, wall: Timestamp) -> Errands {
         let seen = Observation {
+            shard: self.shard,
+            others: &self.others,
             settings: wanted.settings,
             reconciled: wanted.reconciled,
             selector: &self.selector,
@@ -122,7 +154,7 @@ impl Steward {
             recreate,
             restart,
             answered,
-            phase: _,
+            phase,
             roles,
             status,
             notes,
@@ -130,7 +162,7 @@ impl Steward {
             look_at,
             memory,
         } = plan(&seen, &self.memory);
-        self.memory = memory;
+        (self.memory, self.phase) = (memory, phase);
         let reshaped = shape.filter(|shape| self.shape != Some(*shape));
         self.shape = shape.or(self.shape);
         if let Some(Shape { replicas, .. }) = shape {
@@ -197,7 +229,7 @@ impl Steward {
         let Some(drive) = self.driving.take() else {
             return (None, Vec::new());
         };
-        let conclusion = conclude(&self.memory, &drive, outcome, &self.roster.observed(), now);
+        let conclusion = conclude(&self.memory, self.shard, &drive, outcome, &self.roster.observed(), now);
         self.memory = conclusion.memory;
         if let Ok(driven) = outcome {
             let changed = &driven.changed;

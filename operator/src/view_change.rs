@@ -8,6 +8,7 @@ use crate::names;
 use crate::observe::Observed;
 use crate::plan::{Goal, ViewChange};
 use crate::settings::Settings;
+use crate::store::of_shard;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
@@ -77,11 +78,12 @@ impl Known {
     }
 }
 
-/// Carries out a view change that was planned, under `epoch`.
+/// Carries out a view change of a shard that was planned, under `epoch`.
 ///
 /// # Errors
 /// See [`ViewChangeError`].
 pub async fn carry_out(
+    shard: u32,
     change: ViewChange,
     epoch: Epoch,
     token: Arc<Vec<u8>>,
@@ -89,7 +91,7 @@ pub async fn carry_out(
     settings: Settings,
 ) -> Result<Driven, ViewChangeError> {
     if let Goal::Bootstrap(target) = &change.goal {
-        write_down(client, &settings, target).await?;
+        write_down(client, &settings, shard, target).await?;
     }
     let live = change.known.live.clone();
     Ok(drive(driver(change, epoch), &token, &live, DEADLINE).await?)
@@ -144,15 +146,15 @@ pub fn must_write_down(written: Option<&String>, status: Option<&ReplicatedStore
 
 /// Writes down over which volumes the store is bootstrapped, before it is: a group that comes back blank and is another
 /// one is not bootstrapped again.
-async fn write_down(client: Client, settings: &Settings, target: &Configuration) -> Result<(), ViewChangeError> {
+async fn write_down(client: Client, settings: &Settings, shard: u32, target: &Configuration) -> Result<(), ViewChangeError> {
     let (name, namespace) = (&settings.name, &settings.namespace);
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
     let stores: Api<ReplicatedStore> = Api::namespaced(client, namespace);
-    let set_name = names::stateful_set(name, 0);
+    let set_name = names::stateful_set(name, shard);
     let set = sets.get(&set_name).await?;
     let mark = bootstrap_mark(target);
     let annotations = set.metadata.annotations.unwrap_or_default();
-    let status = stores.get(name).await?.status;
+    let status = stores.get(name).await?.status.map(|status| of_shard(&status, shard));
     if !must_write_down(annotations.get(names::ANNOTATION_BOOTSTRAP), status.as_ref(), &mark)? {
         return Ok(());
     }

@@ -164,6 +164,7 @@ impl Watcher {
         let (sender, news) = unbounded_channel();
         let heartbeat = watch::Sender::new((HEARTBEAT, FailoverPolicy::default()));
         let addresses = watch::Sender::new(link::Addresses::default());
+        let route = watch::Sender::default();
         let admission = watch::Sender::new(None);
         let mut members = Vec::new();
         for (ordinal, node) in (0u32..).zip(cluster.nodes()) {
@@ -179,6 +180,7 @@ impl Watcher {
             let words = Words {
                 watch: heartbeat.subscribe(),
                 addresses: addresses.subscribe(),
+                route: route.subscribe(),
                 admission: admission.subscribe(),
             };
             tokio::spawn(link::keep(target, words, sender.clone()));

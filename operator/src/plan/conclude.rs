@@ -3,6 +3,7 @@
 use super::failover::DATA_LOST;
 use super::{Drive, Goal, MAX_BACKOFF, MAX_CHANGE_BACKOFF, MIN_BACKOFF, MIN_CHANGE_BACKOFF, Memory, Note, ViewChange};
 use crate::observe::Observed;
+use crate::report::told_index;
 use crate::view_change::ViewChangeError;
 use quorate_api::Incarnation;
 use quorate_client::{DriveError, Driven};
@@ -23,10 +24,11 @@ pub struct Conclusion {
     pub data_loss: Option<DataLoss>,
 }
 
-/// Concludes the view change `drive`.
+/// Concludes the view change `drive` of a shard.
 #[must_use]
 pub fn conclude(
     memory: &Memory,
+    shard: u32,
     drive: &Drive,
     outcome: &Result<Driven, ViewChangeError>,
     members: &[Observed],
@@ -35,7 +37,7 @@ pub fn conclude(
     let mut memory = memory.clone();
     memory.own = Some(drive.epoch);
     match outcome {
-        Ok(driven) => succeeded(memory, drive, driven, members, now),
+        Ok(driven) => succeeded(memory, shard, drive, driven, members, now),
         Err(error) => {
             failed(&mut memory, drive, error, now);
             Conclusion {
@@ -70,7 +72,7 @@ fn failed(memory: &mut Memory, drive: &Drive, error: &ViewChangeError, now: Inst
     }
 }
 
-fn succeeded(mut memory: Memory, drive: &Drive, driven: &Driven, members: &[Observed], now: Instant) -> Conclusion {
+fn succeeded(mut memory: Memory, shard: u32, drive: &Drive, driven: &Driven, members: &[Observed], now: Instant) -> Conclusion {
     let primary = &driven.changed.primary;
     let found = members.iter().find(|member| member.incarnation() == Some(primary.incarnation));
     let to = found.map_or_else(|| primary.host.clone(), |member| member.pod.clone());
@@ -115,7 +117,7 @@ fn succeeded(mut memory: Memory, drive: &Drive, driven: &Driven, members: &[Obse
             let pods = each.collect::<Vec<_>>().join(", ");
             let text = format!("a person accepted the loss of acknowledged writes: the group goes on with {pods} alone; {reason}");
             data_loss = Some(DataLoss {
-                shard: 0,
+                shard: told_index(shard),
                 at: moment(served),
                 epoch: i64::try_from(number).unwrap_or(i64::MAX),
                 reason: text.clone(),
@@ -125,7 +127,7 @@ fn succeeded(mut memory: Memory, drive: &Drive, driven: &Driven, members: &[Obse
         Goal::Failover => {
             memory.last_failover = Some(now);
             failover = Some(LastFailover {
-                shard: 0,
+                shard: told_index(shard),
                 from: from.clone(),
                 to,
                 reason: reason.clone(),

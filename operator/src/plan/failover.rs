@@ -1,6 +1,6 @@
 //! A primary that is lost, and the first epoch of a store.
 
-use super::{ACTIVATION, Drive, GRACE, Goal, Memory, Observation, PATIENCE, Phase, ViewChange, statuses, with_failure};
+use super::{ACTIVATION, Birth, Drive, GRACE, Goal, Memory, Observation, PATIENCE, Phase, ViewChange, statuses, with_failure};
 use crate::detect::{Verdict, is_cut_off, judge};
 use crate::observe::{Health, Observed, group};
 use crate::settings::Settings;
@@ -72,6 +72,11 @@ fn first(seen: &Observation<'_>, memory: &Memory) -> (Phase, Option<ViewChange>)
     if served {
         return (Phase::DataLost(DATA_LOST.to_owned()), None);
     }
+    match &seen.others.birth {
+        Birth::Free => {}
+        Birth::Waits(what) => return (Phase::Gathering(what.clone()), None),
+        Birth::Refused(why) => return (Phase::DataLost(why.clone()), None),
+    }
     if settings.paused {
         return (Phase::Paused, None);
     }
@@ -79,7 +84,7 @@ fn first(seen: &Observation<'_>, memory: &Memory) -> (Phase, Option<ViewChange>)
         Some(quorate_api::Member {
             incarnation: member.incarnation()?,
             ordinal: member.ordinal,
-            host: crate::names::replica_host(&settings.name, &settings.namespace, 0, member.ordinal),
+            host: crate::names::replica_host(&settings.name, &settings.namespace, seen.shard, member.ordinal),
         })
     });
     let target = match Configuration::of(each.collect(), settings.quorum) {

@@ -111,7 +111,7 @@ pub(super) fn member(seen: &Observation<'_>, ordinal: u32, incarnation: Incarnat
     Member {
         incarnation,
         ordinal,
-        host: names::replica_host(&seen.settings.name, &seen.settings.namespace, 0, ordinal),
+        host: names::replica_host(&seen.settings.name, &seen.settings.namespace, seen.shard, ordinal),
     }
 }
 
@@ -279,7 +279,7 @@ fn lateness(seen: &Observation<'_>, leader: &NodeStatus, member: &Member) -> Str
 }
 
 fn pod(seen: &Observation<'_>, ordinal: u32) -> String {
-    format!("{}-{ordinal}", names::stateful_set(&seen.settings.name, 0))
+    format!("{}-{ordinal}", names::stateful_set(&seen.settings.name, seen.shard))
 }
 
 /// Pods that are no members and wanted no more, and what their end waits for.

@@ -1,4 +1,4 @@
-//! What to do about a store: a value of what is observed in, a value of what to do out.
+//! What to do about a shard of a store: a value of what is observed in, a value of what to do out.
 //!
 //! [`plan`] takes an [`Observation`] and a [`Memory`] and gives a [`Plan`]: the view change to start, if any, the learners to
 //! admit, the size of the StatefulSet, the pod to make anew, the roles and the status to publish, the events to write, how
@@ -63,6 +63,10 @@ pub type Roles = BTreeMap<String, (String, &'static str)>;
 /// Everything that a plan depends on, but for the memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation<'a> {
+    /// Index of the shard.
+    pub shard: u32,
+    /// What the other shards of the store leave to this one.
+    pub others: &'a Others,
     /// The spec, checked.
     pub settings: &'a Settings,
     /// What came of the last reconciliation.
@@ -71,18 +75,41 @@ pub struct Observation<'a> {
     pub selector: &'a str,
     /// The replicas by ordinal.
     pub members: &'a [Observed],
-    /// What a person asks for.
+    /// What a person asks of this shard.
     pub asked: &'a Asked,
     /// What was found out of pods that do not answer, by their UID.
     pub fates: &'a BTreeMap<String, Fate>,
     /// The view change that is under way.
     pub driving: Option<&'a Drive>,
-    /// The status that the last plan gave, or that was found.
+    /// The status that the last plan gave, or that was found: that of a store which has no other shard.
     pub told: &'a ReplicatedStoreStatus,
     /// The moment, for durations.
     pub now: Instant,
     /// The moment, for people.
     pub wall: Timestamp,
+}
+
+/// What the other shards of a store leave to one. The default is that of a store which has no other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// What they have against its first epoch.
+    pub birth: Birth,
+    /// Why no pod of it that runs may be restarted now; None if nothing speaks against it.
+    pub restart: Option<String>,
+}
+
+/// What the other shards of a store have against the first epoch of one. The group of shard 0 owns every slot until it has given
+/// some away, so it must never begin anew beside a shard that was given some: it begins before any other, and only where
+/// every replica of the store was heard and is blank.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Birth {
+    /// Nothing.
+    #[default]
+    Free,
+    /// Not yet: what it waits for.
+    Waits(String),
+    /// Never: who holds data.
+    Refused(String),
 }
 
 /// What came of the last reconciliation of the store's objects.
@@ -92,7 +119,7 @@ pub struct Reconciled {
     pub generation: i64,
     /// How it went.
     pub outcome: Outcome,
-    /// Pods that the StatefulSet has for sure: the smaller number while it is being changed. None while that is not known.
+    /// Pods that the StatefulSet of the shard has for sure: the smaller number while it is being changed. None while that is not known.
     pub scale: Option<u32>,
     /// What its template asks for, in one word. None while that is not known.
     pub revision: Option<String>,
@@ -365,7 +392,7 @@ pub struct Plan {
     pub phase: Phase,
     /// The role of every pod; None to leave the labels as they are.
     pub roles: Option<Roles>,
-    /// The status to publish.
+    /// The status to publish, as that of a store which has no other shard.
     pub status: ReplicatedStoreStatus,
     /// The events to write.
     pub notes: Vec<Note>,

@@ -147,7 +147,7 @@ fn accept_data_loss(seen: &Observation<'_>, memory: &Memory, phase: &Phase, aske
     let Some((shard, named)) = parsed else {
         return refuse("it is to be written as <shard>@<epoch>".to_owned());
     };
-    if shard != 0 {
+    if u32::try_from(shard) != Ok(seen.shard) {
         return refuse(format!("the store has no shard {shard}"));
     }
     if !matches!(phase, Phase::Blocked(_)) {

@@ -16,6 +16,7 @@ struct World {
     settings: Settings,
     reconciled: Reconciled,
     members: Vec<Observed>,
+    others: Others,
     asked: Asked,
     fates: BTreeMap<String, Fate>,
     driving: Option<Drive>,
@@ -38,6 +39,7 @@ impl World {
                 revision: Some("new".to_owned()),
             },
             members: members(QUORUM, now),
+            others: Others::default(),
             asked: Asked::default(),
             fates: BTreeMap::new(),
             driving: None,
@@ -49,6 +51,8 @@ impl World {
 
     fn seen(&self, now: Instant) -> Observation<'_> {
         Observation {
+            shard: 0,
+            others: &self.others,
             settings: &self.settings,
             reconciled: &self.reconciled,
             selector: "app=orders",
@@ -167,6 +171,27 @@ fn blank_replicas_are_bootstrapped_once_all_are_there() {
 }
 
 #[test]
+fn a_first_epoch_waits_for_what_the_other_shards_say() {
+    let mut world = World::of(blanks);
+    world.others.birth = Birth::Waits("waiting for shard 0".to_owned());
+    let plan = world.step();
+    assert_eq!((plan.start, plan.phase), (None, Phase::Gathering("waiting for shard 0".to_owned())));
+    world.others.birth = Birth::Refused("orders-1-0 holds data".to_owned());
+    let plan = world.step();
+    assert_eq!(
+        (plan.start, plan.phase),
+        (None, Phase::DataLost("orders-1-0 holds data".to_owned()))
+    );
+    assert!(plan.notes.iter().any(|note| note.reason == reasons::DATA_LOST));
+    world.others.birth = Birth::Free;
+    assert!(world.step().start.is_some());
+    // A group that is there asks nobody.
+    world.others.birth = Birth::Refused("orders-1-0 holds data".to_owned());
+    world.members = well(QUORUM, world.now);
+    assert!(matches!(world.step().phase, Phase::Serving(..)));
+}
+
+#[test]
 fn a_paused_store_is_not_bootstrapped_but_fails_over() {
     let mut world = World::of(blanks);
     world.settings.paused = true;
@@ -241,7 +266,7 @@ fn an_epoch_of_this_operators_own_gets_no_grace_but_a_backoff() {
     }
     world.step();
     let late = Err(ViewChangeError::Drive(DriveError::Late(Vec::new())));
-    world.memory = conclude(&world.memory, &drive, &late, &world.members, world.now).memory;
+    world.memory = conclude(&world.memory, 0, &drive, &late, &world.members, world.now).memory;
     world.driving = None;
     let plan = world.step();
     assert_eq!(

@@ -116,6 +116,9 @@ fn choose<'a>(
     if !idle {
         return Err("something else is under way in this shard".to_owned());
     }
+    if let Some(why) = &seen.others.restart {
+        return Err(why.clone());
+    }
     if let Some(trouble) = present(seen).find_map(|member| trouble(seen, leader, member)) {
         return Err(trouble);
     }

@@ -1,4 +1,4 @@
-//! Rebalancing: from what the shards say that they own to moves of slots. Pure; the keeper of the store carries out.
+//! Rebalancing: from what the shards say that they own to moves of slots. Pure; [`crate::store`] carries out.
 //!
 //! [`assignment`] says what every shard is to own, [`plan`] which moves to begin now and which shards may be removed, [`memory`]
 //! what was ordered and became of it, [`progress`] how it is told. Nothing here is a matter of safety: a group moves only what it

@@ -349,7 +349,7 @@ fn an_accepted_loss_is_asked_for_until_it_has_come_about() {
     );
     let drive = world.begin(plan.start.unwrap());
     let late = Err(ViewChangeError::Drive(DriveError::Late(Vec::new())));
-    let failed = conclude(&world.memory, &drive, &late, &world.members, world.now).memory;
+    let failed = conclude(&world.memory, 0, &drive, &late, &world.members, world.now).memory;
     let Goal::Recover(survivors) = drive.change.goal.clone() else {
         panic!("not accepted")
     };
@@ -366,7 +366,7 @@ fn an_accepted_loss_is_asked_for_until_it_has_come_about() {
         fenced: moment,
         served: moment,
     });
-    let came_about = conclude(&world.memory, &drive, &driven, &world.members, world.now).memory;
+    let came_about = conclude(&world.memory, 0, &drive, &driven, &world.members, world.now).memory;
     (world.driving, world.memory) = (None, came_about);
     let plan = world.step();
     assert_eq!((plan.start, plan.answered), (None, world.asked.clone()));
