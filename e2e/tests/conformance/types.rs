@@ -7,9 +7,10 @@ fn pick<'a>(rng: &mut SmallRng, words: &[&'a str]) -> &'a str {
     words[rng.random_range(0..words.len())]
 }
 
-/// Mostly a key of the wanted type.
+/// Mostly a key of the wanted type. `y` are sorted sets whose scores are all the same, and `w` weights: for both, what another
+/// type would lead to is undefined.
 fn key(rng: &mut SmallRng, kind: &str) -> String {
-    let kind = if rng.random_range(0..25) == 0 {
+    let kind = if !matches!(kind, "y" | "w") && rng.random_range(0..25) == 0 {
         pick(rng, &["h", "s", "z", "l", "text", "none"])
     } else {
         kind
@@ -32,7 +33,8 @@ fn element(rng: &mut SmallRng, key: &str) -> String {
 
 fn score(rng: &mut SmallRng) -> String {
     match rng.random_range(0..12) {
-        0 => pick(rng, &["inf", "-inf", "nan", "x", "", "1e3", "+inf", "1e300"]).into(),
+        // Not one that takes 17 digits: with those ZSCAN of Valkey writes it, other commands with as few as it needs.
+        0 => pick(rng, &["inf", "-inf", "nan", "x", "", "1e3", "+inf", "1e22"]).into(),
         1..4 => format!("{:.1}", f64::from(rng.random_range(-50i32..50)) / 2.0),
         _ => rng.random_range(-5i64..15).to_string(),
     }
@@ -72,7 +74,7 @@ fn keys_with_number(rng: &mut SmallRng, kinds: &[&str]) -> Vec<String> {
         })
         .collect();
     let said = match rng.random_range(0..20) {
-        0 => pick(rng, &["0", "-1", "x", "9", "9223372036854775807"]).into(),
+        0 => pick(rng, &["0", "-1", "x", "9"]).into(),
         _ => number.to_string(),
     };
     [vec![said], keys].concat()
@@ -155,9 +157,20 @@ fn set(rng: &mut SmallRng, name: &str) -> Vec<String> {
 }
 
 fn sorted_set(rng: &mut SmallRng, name: &str) -> Vec<String> {
-    let key = key(rng, "z");
+    // Names are only asked for where they alone say the order.
+    let by_name = match name {
+        "ZLEXCOUNT" | "ZREMRANGEBYLEX" | "ZRANGEBYLEX" | "ZREVRANGEBYLEX" => true,
+        "ZADD" | "ZRANGE" | "ZRANGESTORE" => rng.random_range(0..4) == 0,
+        _ => false,
+    };
+    let key = key(rng, if by_name { "y" } else { "z" });
     let mut args = vec![key.clone()];
     match name {
+        "ZADD" if by_name => {
+            for _ in 0..rng.random_range(1..9) {
+                args.extend(["0".into(), element(rng, &key)]);
+            }
+        }
         "ZADD" => {
             for _ in 0..[0, 0, 1, 2][rng.random_range(0..4usize)] {
                 args.push(pick(rng, &["NX", "XX", "GT", "LT", "CH", "INCR", "nx"]).into());
@@ -182,7 +195,7 @@ fn sorted_set(rng: &mut SmallRng, name: &str) -> Vec<String> {
         "ZCOUNT" | "ZREMRANGEBYSCORE" => args.extend([score_end(rng), score_end(rng)]),
         "ZLEXCOUNT" | "ZREMRANGEBYLEX" => args.extend([name_end(rng, &key), name_end(rng, &key)]),
         "ZREMRANGEBYRANK" => args.extend([index(rng), index(rng)]),
-        "ZRANGE" | "ZRANGESTORE" | "ZREVRANGE" => range(rng, name, &key, &mut args),
+        "ZRANGE" | "ZRANGESTORE" | "ZREVRANGE" => range(rng, name, &key, by_name, &mut args),
         "ZRANGEBYSCORE" | "ZREVRANGEBYSCORE" => {
             args.extend([score_end(rng), score_end(rng)]);
             options_of_range(rng, &["WITHSCORES", "LIMIT"], &mut args);
@@ -218,13 +231,13 @@ fn sorted_set(rng: &mut SmallRng, name: &str) -> Vec<String> {
     args
 }
 
-fn range(rng: &mut SmallRng, name: &str, key: &str, args: &mut Vec<String>) {
+fn range(rng: &mut SmallRng, name: &str, key: &str, by_name: bool, args: &mut Vec<String>) {
     if name == "ZRANGESTORE" {
         args.insert(0, format!("{{t}}z{}", rng.random_range(1..3)));
     }
-    match rng.random_range(0..3) {
+    match rng.random_range(0..2) {
+        _ if by_name => args.extend([name_end(rng, key), name_end(rng, key), "BYLEX".into()]),
         0 if name != "ZREVRANGE" => args.extend([score_end(rng), score_end(rng), "BYSCORE".into()]),
-        1 if name != "ZREVRANGE" => args.extend([name_end(rng, key), name_end(rng, key), "BYLEX".into()]),
         _ => args.extend([index(rng), index(rng)]),
     }
     options_of_range(rng, &["WITHSCORES", "LIMIT", "REV"], args);
@@ -235,7 +248,8 @@ fn options_of_range(rng: &mut SmallRng, options: &[&str], args: &mut Vec<String>
         if rng.random_range(0..3) == 0 {
             args.push((*option).into());
             if *option == "LIMIT" {
-                args.extend([index(rng), index(rng)]);
+                // A negative offset means another thing in a small set than in a large one.
+                args.extend([pick(rng, &["0", "0", "1", "2", "5", "700", "x"]).into(), index(rng)]);
             }
         }
     }
@@ -282,7 +296,8 @@ fn list(rng: &mut SmallRng, name: &str) -> Vec<String> {
             pick(rng, &["-1", "-2", "200", "-1", "0"]).into(),
         ]),
         "LINDEX" => args.push(index(rng)),
-        "LSET" => args.extend([index(rng), element(rng, &key)]),
+        // Not the largest and the smallest: Valkey cuts an index to 32 bits.
+        "LSET" => args.extend([pick(rng, &["0", "1", "-1", "5", "-200", "x", ""]).into(), element(rng, &key)]),
         "LINSERT" => args.extend([
             pick(rng, &["BEFORE", "AFTER", "BAD"]).into(),
             element(rng, &key),
@@ -316,7 +331,11 @@ fn list(rng: &mut SmallRng, name: &str) -> Vec<String> {
 }
 
 fn any(rng: &mut SmallRng, name: &str) -> Vec<String> {
-    let kind = pick(rng, &["h", "s", "z", "l", "text"]);
+    let kinds: &[&str] = match name {
+        "SET" | "DEL" => &["h", "s", "z", "l", "text", "w", "y"],
+        _ => &["h", "s", "z", "l", "text"],
+    };
+    let kind = pick(rng, kinds);
     let (key, other) = (key(rng, kind), key(rng, kind));
     let mut args = vec![key];
     match name {
@@ -327,6 +346,7 @@ fn any(rng: &mut SmallRng, name: &str) -> Vec<String> {
                 args.push("REPLACE".into());
             }
         }
+        "SET" if kind == "w" => args.push(pick(rng, &["3", "1.5", "-2", "", "1e3", "3", "0"]).into()),
         "SET" | "SETNX" | "APPEND" => args.push(pick(rng, &["text", "12", ""]).into()),
         "SETRANGE" => args.extend([pick(rng, &["0", "3", "9"]).into(), "xy".into()]),
         "LCS" => {
@@ -338,19 +358,11 @@ fn any(rng: &mut SmallRng, name: &str) -> Vec<String> {
             );
         }
         "SORT" | "SORT_RO" => {
-            let options = &[
-                "ALPHA",
-                "DESC",
-                "ASC",
-                "LIMIT 1 5",
-                "BY nosort",
-                "BY {t}text*",
-                "GET #",
-                "GET {t}text*",
-                "BAD",
-            ];
-            // By itself only as texts: many elements are no numbers.
-            args.push("ALPHA".into());
+            // Which are the first of a set without order is nobody's business.
+            let part = pick(rng, &["LIMIT 1 5", "BY nosort"]);
+            let options = &["DESC", "ASC", part, "GET {t}text*", "BAD"];
+            // By themselves as texts, as many are no numbers; by others as numbers: of equal texts any may be the first.
+            args.extend(pick(rng, &["ALPHA", "ALPHA", "BY {t}w*"]).split(' ').map(Into::into));
             for _ in 0..rng.random_range(0..3) {
                 args.extend(pick(rng, options).split(' ').map(Into::into));
             }
@@ -359,7 +371,7 @@ fn any(rng: &mut SmallRng, name: &str) -> Vec<String> {
             }
         }
         "EXPIRE" => args.push(pick(rng, &["100000", "-1"]).into()),
-        "OBJECT" => args = vec![pick(rng, &["REFCOUNT", "BAD"]).into(), other],
+        "OBJECT" => args = vec!["BAD".into(), other],
         _ => {}
     }
     args
@@ -506,13 +518,26 @@ pub(crate) fn command(rng: &mut SmallRng) -> Vec<String> {
     };
     let mut args = vec![name.to_owned()];
     args.extend(rest);
-    // Now and then one argument too many or too few.
+    // Now and then one argument too many or too few. Without a count, the elements by chance are others on each side.
+    let by_chance = matches!(name, "SPOP" | "SRANDMEMBER" | "HRANDFIELD" | "ZRANDMEMBER");
     match rng.random_range(0..60) {
         0 => args.push("extra".into()),
-        1 => args.truncate(args.len().max(2) - 1),
+        1 if !by_chance => args.truncate(args.len().max(2) - 1),
         _ => {}
     }
     args
+}
+
+/// A reply in which there is one zero, as here; Valkey has a negative one too.
+pub(crate) fn with_one_zero(reply: &str) -> String {
+    let one = |word: &str| {
+        let (end, brackets) = word.split_at(word.trim_end_matches(']').len());
+        match end.trim_start_matches(['*', '[']) {
+            zero @ ("$-0" | ",-0") => format!("{}{}0{brackets}", &end[..end.len() - zero.len()], &zero[..1]),
+            _ => word.to_owned(),
+        }
+    };
+    reply.split(' ').map(one).collect::<Vec<_>>().join(" ")
 }
 
 /// Whether the order of a reply's elements is nobody's business.

@@ -20,6 +20,7 @@ pub(super) const NOT_A_FLOAT: Refusal = Cow::Borrowed("ERR value is not a valid 
 pub(super) const NO_SUCH_KEY: Refusal = Cow::Borrowed("ERR no such key");
 pub(super) const WRONG_TYPE: Refusal = Cow::Borrowed("WRONGTYPE Operation against a key holding the wrong kind of value");
 pub(super) const OUT_OF_RANGE: Refusal = Cow::Borrowed("ERR value is out of range");
+pub(super) const NOT_POSITIVE: &str = "ERR value is out of range, must be positive";
 /// Longest string that a key holds, and longest element.
 pub(super) const MAX_STRING: usize = 16 << 20;
 /// Longest reply of a command that gives many values, and of a whole transaction.
@@ -205,6 +206,25 @@ impl Call<'_, '_> {
 
     pub(super) fn integer(&self, at: usize) -> Result<i64, Refusal> {
         parse_integer(self.args.get(at).ok_or(SYNTAX)?).ok_or(NOT_AN_INTEGER)
+    }
+
+    /// An integer whose negative is one too.
+    pub(super) fn negatable(&self, at: usize) -> Result<i64, Refusal> {
+        let number = self.integer(at)?;
+        if number == i64::MIN {
+            return Err("ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807".into());
+        }
+        Ok(number)
+    }
+
+    /// An integer that is at least `least`; everything else is refused by `refusal`.
+    pub(super) fn at_least(&self, at: usize, least: u64, refusal: &'static str) -> Result<u64, Refusal> {
+        let number = self
+            .args
+            .get(at)
+            .and_then(|text| parse_integer(text))
+            .and_then(|number| u64::try_from(number).ok());
+        number.filter(|number| *number >= least).ok_or(Refusal::Borrowed(refusal))
     }
 
     pub(super) fn wrong_arguments(&self) -> Refusal {

@@ -2,7 +2,7 @@
 
 use super::call::{Call, Done, MAX_STRING, Refusal, SYNTAX, check_reply, find, parse_float, parse_integer};
 use super::numbers::{decimal_sum, parse_score};
-use super::options::{ScanOptions, random_count, random_positions};
+use super::options::{self, ScanOptions, random_count, random_length, random_positions};
 use crate::keyspace::{Hash, Update};
 use crate::resp::Version;
 use bytes::Bytes;
@@ -167,20 +167,11 @@ pub(super) fn hrandfield(call: &mut Call<'_, '_>) -> Done {
         call.reply.bulk_or_null(field.map(|(field, _)| field));
         return Ok(());
     }
-    let count = random_count(call, 2)?;
-    let values = match (args.len(), call.word(3).as_str()) {
-        (3, _) => false,
-        (4, "WITHVALUES") => true,
-        _ => return Err(SYNTAX),
-    };
+    let (count, values) = random_count(call, "WITHVALUES")?;
     let length = call.collection::<Hash>(&args[1])?.map_or(0, Hash::len);
-    let picks = if count < 0 && length > 0 {
-        count.unsigned_abs()
-    } else {
-        length.min(count.unsigned_abs())
-    };
+    let picks = random_length(length, count);
     let pairs = values && call.reply.version() == Version::Resp3;
-    call.reply.array(picks as usize * if values && !pairs { 2 } else { 1 });
+    call.reply.array(picks * if values && !pairs { 2 } else { 1 });
     // Taken out for a moment: the hash is read from the context meanwhile.
     let mut random = call.context.random.clone();
     let hash = find::<Hash>(call.context, call.slot, &args[1])?;
@@ -202,19 +193,19 @@ pub(super) fn hrandfield(call: &mut Call<'_, '_>) -> Done {
 }
 
 pub(super) fn hscan(call: &mut Call<'_, '_>) -> Done {
-    let options = ScanOptions::read(call)?;
-    let mut found = Vec::new();
-    let next = match find::<Hash>(call.context, call.slot, &call.args[1])? {
-        None => 0,
-        Some(hash) => hash.scan(options.cursor, options.count, |field, value| {
-            if options.fits(field) {
-                found.push(field);
-                if options.values {
-                    found.push(value);
-                }
-            }
-        }),
+    let cursor = options::cursor(&call.args[2])?;
+    let Some(hash) = find::<Hash>(call.context, call.slot, &call.args[1])? else {
+        return options::nothing_scanned(call);
     };
+    let (options, mut found) = (ScanOptions::read(call)?, Vec::new());
+    let next = hash.scan(cursor, options.count, |field, value| {
+        if options.fits(field) {
+            found.push(field);
+            if options.values {
+                found.push(value);
+            }
+        }
+    });
     call.reply.array(2);
     call.reply.bulk(itoa::Buffer::new().format(next).as_bytes());
     call.reply.array(found.len());

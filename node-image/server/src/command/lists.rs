@@ -1,7 +1,7 @@
 //! Lists: elements in order. Nothing here waits for an element to come.
 
-use super::call::{Call, Done, NO_SUCH_KEY, Refusal, SYNTAX, check_reply, find, parse_integer};
-use super::options::counted_keys;
+use super::call::{Call, Done, NO_SUCH_KEY, NOT_POSITIVE, Refusal, SYNTAX, check_reply, find};
+use super::options::{counted_keys, pop_count};
 use crate::keyspace::{End, List, Update};
 use bytes::Bytes;
 
@@ -68,10 +68,7 @@ fn pop(call: &mut Call<'_, '_>, end: End) -> Done {
     let args = call.args;
     let count = match args.len() {
         2 => None,
-        3 => {
-            let count = parse_integer(&args[2]).and_then(|count| u64::try_from(count).ok());
-            Some(count.ok_or("ERR value is out of range, must be positive")?)
-        }
+        3 => Some(call.at_least(2, 0, NOT_POSITIVE)?),
         _ => return Err(call.wrong_arguments()),
     };
     let Some(list) = find::<List>(call.context, call.slot, &args[1])? else {
@@ -134,10 +131,12 @@ fn position(index: i64, length: u64) -> Option<u64> {
 }
 
 pub(super) fn lindex(call: &mut Call<'_, '_>) -> Done {
-    let list = find::<List>(call.context, call.slot, &call.args[1])?;
-    let index = call.integer(2)?;
-    let element = list.and_then(|list| list.get(position(index, list.len())?));
-    call.reply.bulk_or_null(element);
+    let Some(list) = find::<List>(call.context, call.slot, &call.args[1])? else {
+        call.reply.null();
+        return Ok(());
+    };
+    let position = position(call.integer(2)?, list.len());
+    call.reply.bulk_or_null(position.and_then(|position| list.get(position)));
     Ok(())
 }
 
@@ -173,7 +172,7 @@ pub(super) fn linsert(call: &mut Call<'_, '_>) -> Done {
 }
 
 pub(super) fn lrem(call: &mut Call<'_, '_>) -> Done {
-    let (args, count) = (call.args, call.integer(2)?);
+    let (args, count) = (call.args, call.negatable(2)?);
     let mut positions = Vec::new();
     if let Some(list) = call.collection::<List>(&args[1])? {
         let most = if count == 0 {
@@ -230,24 +229,19 @@ fn search(call: &Call<'_, '_>) -> Result<Search, Refusal> {
         count: None,
         comparisons: 0,
     };
-    let options = &call.args[3..];
-    if options.len() % 2 == 1 {
-        return Err(SYNTAX);
-    }
     for at in (3..call.args.len()).step_by(2) {
-        let value = || call.integer(at + 1);
+        if at + 1 == call.args.len() {
+            return Err(SYNTAX);
+        }
         match call.word(at).as_str() {
             "RANK" => {
-                search.rank = value()?;
-                if search.rank == i64::MIN {
-                    return Err("ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807".into());
-                }
+                search.rank = call.negatable(at + 1)?;
                 if search.rank == 0 {
                     return Err("ERR RANK can't be zero: use 1 to start from the first match, 2 from the second ... or use negative to start from the end of the list".into());
                 }
             }
-            "COUNT" => search.count = Some(u64::try_from(value()?).map_err(|_| "ERR COUNT can't be negative")?),
-            "MAXLEN" => search.comparisons = u64::try_from(value()?).map_err(|_| "ERR MAXLEN can't be negative")?,
+            "COUNT" => search.count = Some(call.at_least(at + 1, 0, "ERR COUNT can't be negative")?),
+            "MAXLEN" => search.comparisons = call.at_least(at + 1, 0, "ERR MAXLEN can't be negative")?,
             _ => return Err(SYNTAX),
         }
     }
@@ -333,17 +327,10 @@ pub(super) fn rpoplpush(call: &mut Call<'_, '_>) -> Done {
 }
 
 pub(super) fn lmpop(call: &mut Call<'_, '_>) -> Done {
-    let keys = counted_keys(call, 1)?;
+    let keys = counted_keys(call, 1, SYNTAX)?;
     let at = 2 + keys.len();
     let end = end(call, at)?;
-    let count = match (call.args.len() - at, call.word(at + 1).as_str()) {
-        (1, _) => 1,
-        (3, "COUNT") => parse_integer(&call.args[at + 2])
-            .and_then(|count| u64::try_from(count).ok())
-            .filter(|count| *count > 0)
-            .ok_or("ERR count should be greater than 0")?,
-        _ => return Err(SYNTAX),
-    };
+    let count = pop_count(call, at + 1)?;
     for key in keys {
         if call.collection::<List>(key)?.is_some() {
             call.reply.array(2);

@@ -1,6 +1,6 @@
 //! What several commands take: cursors, patterns and counts, numbers of keys, and picks by chance.
 
-use super::call::{Call, NOT_AN_INTEGER, OUT_OF_RANGE, Refusal, SYNTAX, parse_integer};
+use super::call::{Call, Done, NOT_AN_INTEGER, OUT_OF_RANGE, Refusal, SYNTAX, parse_integer};
 use super::keys;
 use bytes::Bytes;
 use rand::RngExt;
@@ -9,19 +9,18 @@ use rand::rngs::SmallRng;
 /// Elements that a scan's one answer gives at most, about.
 const MAX_COUNT: usize = 1_000_000;
 
-/// Of the commands that scan the elements of a key: `key cursor [MATCH pattern] [COUNT count] [NOVALUES | NOSCORES]`.
+/// Of the commands that scan the elements of a key, behind its cursor: `[MATCH pattern] [COUNT count] [NOVALUES | NOSCORES]`.
 #[derive(Debug)]
 pub(super) struct ScanOptions<'a> {
-    pub(super) cursor: u64,
     pub(super) count: usize,
     pattern: Option<&'a Bytes>,
     pub(super) values: bool,
 }
 
 impl<'a> ScanOptions<'a> {
+    /// Of a key that is there: where nothing is scanned, nobody looks at them.
     pub(super) fn read(call: &Call<'a, '_>) -> Result<Self, Refusal> {
         let mut options = Self {
-            cursor: cursor(&call.args[2])?,
             count: 10,
             pattern: None,
             values: true,
@@ -40,6 +39,8 @@ impl<'a> ScanOptions<'a> {
                 }
                 ("NOVALUES", _) if call.command.name == "hscan" => options.values = false,
                 ("NOSCORES", _) if call.command.name == "zscan" => options.values = false,
+                ("NOVALUES", _) => return Err("ERR NOVALUES option can only be used in HSCAN".into()),
+                ("NOSCORES", _) => return Err("ERR NOSCORES option can only be used in ZSCAN".into()),
                 _ => return Err(SYNTAX),
             }
             at += 1;
@@ -58,6 +59,14 @@ pub(super) fn cursor(text: &[u8]) -> Result<u64, Refusal> {
     number.ok_or(Refusal::Borrowed("ERR invalid cursor"))
 }
 
+/// The answer of a scan of a key that is not there.
+pub(super) fn nothing_scanned(call: &mut Call<'_, '_>) -> Done {
+    call.reply.array(2);
+    call.reply.bulk(b"0");
+    call.reply.array(0);
+    Ok(())
+}
+
 /// How many elements one answer should give.
 pub(super) fn count(text: &[u8]) -> Result<usize, Refusal> {
     let count = parse_integer(text).ok_or(NOT_AN_INTEGER)?;
@@ -74,19 +83,51 @@ pub(super) fn numbered_keys<'a>(call: &Call<'a, '_>, at: usize, name: &str) -> R
     end.and_then(|end| call.args.get(at + 1..end)).ok_or(SYNTAX)
 }
 
-/// The same for the commands that word their refusals otherwise.
-pub(super) fn counted_keys<'a>(call: &Call<'a, '_>, at: usize) -> Result<&'a [Bytes], Refusal> {
-    let number = parse_integer(&call.args[at]).filter(|number| *number > 0);
-    let number = number.ok_or("ERR numkeys should be greater than 0")?;
+/// The same for the commands that word their refusals otherwise; `beyond`: of more keys than there are arguments.
+pub(super) fn counted_keys<'a>(call: &Call<'a, '_>, at: usize, beyond: Refusal) -> Result<&'a [Bytes], Refusal> {
+    let number = call.at_least(at, 1, "ERR numkeys should be greater than 0")?;
     let end = usize::try_from(number).ok().and_then(|number| number.checked_add(at + 1));
-    end.and_then(|end| call.args.get(at + 1..end))
-        .ok_or("ERR Number of keys can't be greater than number of args".into())
+    end.and_then(|end| call.args.get(at + 1..end)).ok_or(beyond)
 }
 
-/// What a count of elements by chance asks for: so many different ones, or (if negative) so many with repetitions.
-pub(super) fn random_count(call: &Call<'_, '_>, at: usize) -> Result<i64, Refusal> {
-    let count = call.integer(at)?;
-    if count < -(i64::MAX / 2) { Err(OUT_OF_RANGE) } else { Ok(count) }
+/// `[COUNT count]` of the commands that pop from one of several keys, from the argument `at` on; 1 if it is not given.
+pub(super) fn pop_count(call: &Call<'_, '_>, mut at: usize) -> Result<u64, Refusal> {
+    let mut count = None;
+    while at < call.args.len() {
+        if call.word(at) != "COUNT" || count.is_some() || at + 1 == call.args.len() {
+            return Err(SYNTAX);
+        }
+        count = Some(call.at_least(at + 1, 1, "ERR count should be greater than 0")?);
+        at += 2;
+    }
+    Ok(count.unwrap_or(1))
+}
+
+/// `count [word]`, from argument 2 on: so many different elements by chance, or (if negative) so many with repetitions; and
+/// whether the word is there.
+pub(super) fn random_count(call: &Call<'_, '_>, word: &str) -> Result<(i64, bool), Refusal> {
+    let count = call.negatable(2)?;
+    match call.args.len() {
+        3 => Ok((count, false)),
+        4 if call.word(3) == word => {
+            // Each is two elements of the reply.
+            if count.unsigned_abs() > i64::MAX.unsigned_abs() / 2 {
+                return Err(OUT_OF_RANGE);
+            }
+            Ok((count, true))
+        }
+        _ => Err(SYNTAX),
+    }
+}
+
+/// How many elements [`random_positions`] gives.
+pub(super) fn random_length(length: u64, count: i64) -> usize {
+    let number = if count < 0 && length > 0 {
+        count.unsigned_abs()
+    } else {
+        length.min(count.unsigned_abs())
+    };
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// Positions below `length` by chance, as [`random_count`] asks for.

@@ -1,7 +1,7 @@
 //! Sets: members without order.
 
-use super::call::{Call, Done, Refusal, SYNTAX, check_reply, find, parse_integer};
-use super::options::{ScanOptions, counted_keys, random_count, random_positions};
+use super::call::{Call, Done, NOT_POSITIVE, Refusal, SYNTAX, check_reply, find};
+use super::options::{self, ScanOptions, counted_keys, random_length, random_positions};
 use crate::keyspace::{Collection, NEVER, Set, Update};
 use bytes::Bytes;
 
@@ -89,20 +89,15 @@ pub(super) fn smove(call: &mut Call<'_, '_>) -> Done {
     Ok(())
 }
 
-fn positive_count(call: &Call<'_, '_>, at: usize) -> Result<i64, Refusal> {
-    let count = parse_integer(&call.args[at]).filter(|count| *count >= 0);
-    count.ok_or("ERR value is out of range, must be positive".into())
-}
-
 pub(super) fn spop(call: &mut Call<'_, '_>) -> Done {
     let args = call.args;
     let count = match args.len() {
         2 => None,
-        3 => Some(positive_count(call, 2)?),
+        3 => Some(call.at_least(2, 0, NOT_POSITIVE)?),
         _ => return Err(SYNTAX),
     };
     let length = call.collection::<Set>(&args[1])?.map_or(0, Set::len);
-    let positions: Vec<u64> = random_positions(call.context.random, length, count.unwrap_or(1)).collect();
+    let positions: Vec<u64> = random_positions(call.context.random, length, count.map_or(1, u64::cast_signed)).collect();
     let set = call.collection::<Set>(&args[1])?;
     let picked: Vec<Vec<u8>> = positions.iter().filter_map(|at| set?.at(*at)).map(<[u8]>::to_vec).collect();
     match count {
@@ -125,7 +120,7 @@ pub(super) fn srandmember(call: &mut Call<'_, '_>) -> Done {
     let args = call.args;
     let count = match args.len() {
         2 => None,
-        3 => Some(random_count(call, 2)?),
+        3 => Some(call.negatable(2)?),
         _ => return Err(SYNTAX),
     };
     let length = call.collection::<Set>(&args[1])?.map_or(0, Set::len);
@@ -139,12 +134,7 @@ pub(super) fn srandmember(call: &mut Call<'_, '_>) -> Done {
             call.reply.bulk_or_null(member);
         }
         Some(count) => {
-            let picks = if count < 0 && length > 0 {
-                count.unsigned_abs()
-            } else {
-                length.min(count.unsigned_abs())
-            };
-            call.reply.array(picks as usize);
+            call.reply.array(random_length(length, count));
             for position in random_positions(&mut random, length, count) {
                 let Some(member) = set.and_then(|set| set.at(position)) else {
                     break;
@@ -159,16 +149,16 @@ pub(super) fn srandmember(call: &mut Call<'_, '_>) -> Done {
 }
 
 pub(super) fn sscan(call: &mut Call<'_, '_>) -> Done {
-    let options = ScanOptions::read(call)?;
-    let mut found = Vec::new();
-    let next = match find::<Set>(call.context, call.slot, &call.args[1])? {
-        None => 0,
-        Some(set) => set.scan(options.cursor, options.count, |member| {
-            if options.fits(member) {
-                found.push(member);
-            }
-        }),
+    let cursor = options::cursor(&call.args[2])?;
+    let Some(set) = find::<Set>(call.context, call.slot, &call.args[1])? else {
+        return options::nothing_scanned(call);
     };
+    let (options, mut found) = (ScanOptions::read(call)?, Vec::new());
+    let next = set.scan(cursor, options.count, |member| {
+        if options.fits(member) {
+            found.push(member);
+        }
+    });
     call.reply.array(2);
     call.reply.bulk(itoa::Buffer::new().format(next).as_bytes());
     call.reply.array(found.len());
@@ -272,19 +262,22 @@ pub(super) fn sdiffstore(call: &mut Call<'_, '_>) -> Done {
 }
 
 /// The limit of the commands that only count; 0 for none.
-pub(super) fn limit_of_cardinality(call: &Call<'_, '_>, at: usize) -> Result<u64, Refusal> {
-    match (call.args.len() - at, call.word(at).as_str()) {
-        (0, _) => Ok(0),
-        (2, "LIMIT") => {
-            let limit = parse_integer(&call.args[at + 1]).and_then(|limit| u64::try_from(limit).ok());
-            limit.ok_or("ERR LIMIT can't be negative".into())
+pub(super) fn limit_of_cardinality(call: &Call<'_, '_>, mut at: usize) -> Result<u64, Refusal> {
+    let mut limit = 0;
+    while at < call.args.len() {
+        if call.word(at) == "LIMIT" && at + 1 < call.args.len() {
+            at += 1;
+            limit = call.at_least(at, 0, "ERR LIMIT can't be negative")?;
+        } else {
+            return Err(SYNTAX);
         }
-        _ => Err(SYNTAX),
+        at += 1;
     }
+    Ok(limit)
 }
 
 pub(super) fn sintercard(call: &mut Call<'_, '_>) -> Done {
-    let keys = counted_keys(call, 1)?;
+    let keys = counted_keys(call, 1, "ERR Number of keys can't be greater than number of args".into())?;
     let limit = limit_of_cardinality(call, 2 + keys.len())?;
     let (sets, mut count) = (sets(call, keys)?, 0u64);
     Algebra::Intersection.members(&sets, |_| {

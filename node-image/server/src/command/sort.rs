@@ -69,7 +69,7 @@ fn check_pattern(call: &Call<'_, '_>, pattern: &Bytes, option: &str) -> Done {
     if fixed && slot_of(pattern) == call.slot {
         return Ok(());
     }
-    Err(format!("ERR {option} option of SORT denied in cluster mode when keys formed by the pattern may be in different slots.").into())
+    Err(format!("ERR {option} option of SORT denied in Cluster mode when keys formed by the pattern may be in different slots.").into())
 }
 
 /// What an element looks like in the place of a pattern's star: a key's string, or a field of a hash.
@@ -143,7 +143,7 @@ fn weigh(call: &Call<'_, '_>, options: &Options<'_>, element: Vec<u8>) -> Result
     let weight = if options.alpha {
         Weight::Text(text)
     } else {
-        let number = text.map_or(Some(0.0), |text| parse_float(&text));
+        let number = text.filter(|text| !text.is_empty()).map_or(Some(0.0), |text| parse_float(&text));
         Weight::Number(number.ok_or("ERR One or more scores can't be converted into double")?)
     };
     Ok(Entry { element, weight })
@@ -156,20 +156,16 @@ fn sorted(call: &Call<'_, '_>, options: &Options<'_>) -> Result<Vec<Vec<u8>>, Re
         elements
     } else {
         // What is stored has one order everywhere.
-        let alpha = options.alpha || unsorted;
-        let options = Options {
+        let how = Options {
             by: options.by.filter(|_| !unsorted),
-            alpha,
+            alpha: options.alpha || unsorted,
             ..Options::default()
         };
-        let weighed: Result<Vec<Entry>, Refusal> = elements.into_iter().map(|element| weigh(call, &options, element)).collect();
+        let weighed: Result<Vec<Entry>, Refusal> = elements.into_iter().map(|element| weigh(call, &how, element)).collect();
         let mut entries = weighed?;
-        entries.sort_by(Entry::compare);
+        entries.sort_by(|a, b| if options.descending { b.compare(a) } else { a.compare(b) });
         entries.into_iter().map(|entry| entry.element).collect()
     };
-    if options.descending && !unsorted {
-        elements.reverse();
-    }
     if let Some((skip, most)) = options.limit {
         let skip = usize::try_from(skip).unwrap_or(0).min(elements.len());
         let most = usize::try_from(most).unwrap_or(usize::MAX);

@@ -78,7 +78,7 @@ impl Keys {
     /// `key … STORE destination`
     const ONE_AND_STORE: Self = Self { store: true, ..Self::ONE };
 
-    /// Positions of the keys; None for a command without keys.
+    /// Positions of the keys; None for a command without keys. None are found where their number cannot be right.
     pub(super) fn positions(self, args: &[Bytes]) -> Option<impl Iterator<Item = usize>> {
         if (self.first == 0 && self.count == 0) || self.first.max(self.count) >= args.len() {
             return None;
@@ -88,13 +88,14 @@ impl Keys {
         } else {
             self.last.unsigned_abs().min(args.len() - 1)
         };
-        let fixed = if self.first == 0 { 0..0 } else { self.first..last + 1 };
-        let mut more = 0..0;
+        let (mut fixed, mut more) = (if self.first == 0 { 0..0 } else { self.first..last + 1 }, 0..0);
         if self.count > 0 {
-            let number = parse_integer(&args[self.count])
-                .and_then(|number| usize::try_from(number).ok())
-                .unwrap_or(0);
-            more = self.count + 1..self.count.saturating_add(1).saturating_add(number).min(args.len());
+            let number = parse_integer(&args[self.count]).and_then(|number| usize::try_from(number).ok());
+            match number.filter(|number| *number < args.len() - self.count) {
+                Some(number) => more = self.count + 1..self.count + 1 + number,
+                // The command will say so, whatever its other keys are.
+                None => fixed = 0..0,
+            }
         } else if self.store
             && let Some(at) = (2..args.len() - 1).rev().find(|at| args[*at].eq_ignore_ascii_case(b"store"))
         {

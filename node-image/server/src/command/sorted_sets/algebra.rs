@@ -69,6 +69,7 @@ impl Aggregate {
         match self {
             // Infinities of both signs cancel each other out.
             Self::Sum => Some(a + b).filter(|sum| !sum.is_nan()).unwrap_or(0.0),
+            // What is no number is never less nor more.
             Self::Min => a.min(b),
             Self::Max => a.max(b),
         }
@@ -120,22 +121,27 @@ fn options(call: &Call<'_, '_>, mut at: usize, keys: usize, algebra: Algebra, st
     Ok(options)
 }
 
+/// The sources that are there with their weights, the smallest first: sums of infinities and of fractions depend on the order.
+fn smallest_first<'k>(sources: &[Option<Source<'k>>], options: &Options) -> Vec<(Source<'k>, f64)> {
+    let there = sources.iter().zip(&options.weights);
+    let mut all: Vec<(Source<'k>, f64)> = there.filter_map(|(source, weight)| Some(((*source)?, *weight))).collect();
+    all.sort_by_key(|(source, _)| source.len());
+    all
+}
+
 /// Gives the members of an intersection with their scores, until `give` is false.
 fn intersect<'k>(sources: &[Option<Source<'k>>], options: &Options, mut give: impl FnMut(&'k [u8], f64) -> bool) {
-    let all: Option<Vec<(Source<'k>, f64)>> = sources
-        .iter()
-        .zip(&options.weights)
-        .map(|(source, weight)| Some(((*source)?, *weight)))
-        .collect();
-    let Some(mut all) = all else { return };
-    all.sort_by_key(|(source, _)| source.len());
+    if sources.iter().any(Option::is_none) {
+        return;
+    }
+    let all = smallest_first(sources, options);
     let Some(((smallest, weight), rest)) = all.split_first() else {
         return;
     };
     for (member, score) in smallest.iter() {
         let mut joined = Some(weighted(score, *weight));
         for (source, weight) in rest {
-            let score = source.score(member).map(|score| weighted(score, *weight));
+            let score = source.score(member).map(|score| score * *weight);
             joined = joined.zip(score).map(|(a, b)| options.aggregate.join(a, b));
         }
         if let Some(score) = joined
@@ -146,18 +152,21 @@ fn intersect<'k>(sources: &[Option<Source<'k>>], options: &Options, mut give: im
     }
 }
 
-fn calculate(call: &Call<'_, '_>, keys: &[Bytes], options: &Options, algebra: Algebra) -> Result<SortedSet, Refusal> {
-    let sources: Vec<Option<Source<'_>>> = keys.iter().map(|key| sorted_or_set(call, key)).collect::<Result<_, _>>()?;
+fn sources<'k>(call: &'k Call<'_, '_>, keys: &[Bytes]) -> Result<Vec<Option<Source<'k>>>, Refusal> {
+    keys.iter().map(|key| sorted_or_set(call, key)).collect()
+}
+
+fn calculate(sources: &[Option<Source<'_>>], options: &Options, algebra: Algebra) -> SortedSet {
     let mut result = SortedSet::default();
     match algebra {
-        Algebra::Intersection => intersect(&sources, options, |member, score| {
+        Algebra::Intersection => intersect(sources, options, |member, score| {
             result.insert(score, member);
             true
         }),
         Algebra::Union => {
-            for (source, weight) in sources.iter().zip(&options.weights) {
-                for (member, score) in source.iter().flat_map(|source| source.iter()) {
-                    let score = weighted(score, *weight);
+            for (source, weight) in smallest_first(sources, options) {
+                for (member, score) in source.iter() {
+                    let score = weighted(score, weight);
                     let joined = result.score(member).map_or(score, |before| options.aggregate.join(before, score));
                     result.insert(joined, member);
                 }
@@ -165,7 +174,7 @@ fn calculate(call: &Call<'_, '_>, keys: &[Bytes], options: &Options, algebra: Al
         }
         Algebra::Difference => {
             let Some((Some(first), rest)) = sources.split_first() else {
-                return Ok(result);
+                return result;
             };
             for (member, score) in first.iter() {
                 if !rest.iter().flatten().any(|source| source.score(member).is_some()) {
@@ -174,13 +183,14 @@ fn calculate(call: &Call<'_, '_>, keys: &[Bytes], options: &Options, algebra: Al
             }
         }
     }
-    Ok(result)
+    result
 }
 
 fn reply_result(call: &mut Call<'_, '_>, algebra: Algebra) -> Done {
     let keys = numbered_keys(call, 1, call.command.name)?;
+    let sources = sources(call, keys)?;
     let options = options(call, 2 + keys.len(), keys.len(), algebra, false)?;
-    let result = calculate(call, keys, &options, algebra)?;
+    let result = calculate(&sources, &options, algebra);
     reply_members(
         &mut call.reply,
         call.begin,
@@ -192,8 +202,9 @@ fn reply_result(call: &mut Call<'_, '_>, algebra: Algebra) -> Done {
 
 fn store_result(call: &mut Call<'_, '_>, algebra: Algebra) -> Done {
     let keys = numbered_keys(call, 2, call.command.name)?;
+    let sources = sources(call, keys)?;
     let options = options(call, 3 + keys.len(), keys.len(), algebra, true)?;
-    let result = calculate(call, keys, &options, algebra)?;
+    let result = calculate(&sources, &options, algebra);
     let length = result.len();
     call.store(&call.args[1], Collection::SortedSet(result), NEVER)?;
     call.reply.integer(length as i64);
@@ -226,8 +237,8 @@ pub(crate) fn zdiffstore(call: &mut Call<'_, '_>) -> Done {
 
 pub(crate) fn zintercard(call: &mut Call<'_, '_>) -> Done {
     let keys = numbered_keys(call, 1, call.command.name)?;
+    let sources = sources(call, keys)?;
     let limit = limit_of_cardinality(call, 2 + keys.len())?;
-    let sources: Vec<Option<Source<'_>>> = keys.iter().map(|key| sorted_or_set(call, key)).collect::<Result<_, _>>()?;
     let options = Options {
         weights: vec![1.0; keys.len()],
         aggregate: Aggregate::Sum,

@@ -188,7 +188,8 @@ fn rank(call: &mut Call<'_, '_>, place: fn(u64, u64) -> u64) -> Done {
     let with_score = match (call.args.len(), call.word(3).as_str()) {
         (3, _) => false,
         (4, "WITHSCORE") => true,
-        _ => return Err(SYNTAX),
+        (4, _) => return Err(SYNTAX),
+        _ => return Err(call.wrong_arguments()),
     };
     let set = call.collection::<SortedSet>(&call.args[1])?;
     let found = set.and_then(|set| set.rank(&call.args[2]).map(|(rank, score)| (place(rank, set.len()), score)));

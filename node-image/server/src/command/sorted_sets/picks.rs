@@ -1,8 +1,8 @@
 //! What takes members of sorted sets from an end, by chance, or one after the other.
 
-use super::super::call::{Call, Done, SYNTAX, check_reply, find, parse_integer};
+use super::super::call::{Call, Done, NOT_POSITIVE, SYNTAX, check_reply, find};
 use super::super::numbers::{format_double, reply_double};
-use super::super::options::{ScanOptions, counted_keys, random_count, random_positions};
+use super::super::options::{self, ScanOptions, counted_keys, pop_count, random_count, random_length, random_positions};
 use super::reply_members;
 use crate::keyspace::{SortedSet, Update};
 use bytes::Bytes;
@@ -28,10 +28,7 @@ fn pop(call: &mut Call<'_, '_>, which: Which) -> Done {
     let args = call.args;
     let count = match args.len() {
         2 => None,
-        3 => {
-            let count = parse_integer(&args[2]).and_then(|count| u64::try_from(count).ok());
-            Some(count.ok_or("ERR value is out of range, must be positive")?)
-        }
+        3 => Some(call.at_least(2, 0, NOT_POSITIVE)?),
         _ => return Err(SYNTAX),
     };
     let Some(set) = find::<SortedSet>(call.context, call.slot, &args[1])? else {
@@ -69,21 +66,14 @@ pub(crate) fn zpopmax(call: &mut Call<'_, '_>) -> Done {
 }
 
 pub(crate) fn zmpop(call: &mut Call<'_, '_>) -> Done {
-    let keys = counted_keys(call, 1)?;
+    let keys = counted_keys(call, 1, SYNTAX)?;
     let at = 2 + keys.len();
     let which = match call.word(at).as_str() {
         "MIN" => Which::Min,
         "MAX" => Which::Max,
         _ => return Err(SYNTAX),
     };
-    let count = match (call.args.len() - at, call.word(at + 1).as_str()) {
-        (1, _) => 1,
-        (3, "COUNT") => {
-            let count = parse_integer(&call.args[at + 2]).and_then(|count| u64::try_from(count).ok());
-            count.filter(|count| *count > 0).ok_or("ERR count should be greater than 0")?
-        }
-        _ => return Err(SYNTAX),
-    };
+    let count = pop_count(call, at + 1)?;
     for key in keys {
         let Some(set) = find::<SortedSet>(call.context, call.slot, key)? else {
             continue;
@@ -107,31 +97,26 @@ pub(crate) fn zmpop(call: &mut Call<'_, '_>) -> Done {
 
 pub(crate) fn zrandmember(call: &mut Call<'_, '_>) -> Done {
     let args = call.args;
-    let (count, with_scores) = match (args.len(), call.word(3).as_str()) {
-        (2, _) => (None, false),
-        (3, _) => (Some(random_count(call, 2)?), false),
-        (4, "WITHSCORES") => (Some(random_count(call, 2)?), true),
-        _ => return Err(SYNTAX),
+    let wanted = if args.len() == 2 {
+        None
+    } else {
+        Some(random_count(call, "WITHSCORES")?)
     };
     let length = call.collection::<SortedSet>(&args[1])?.map_or(0, SortedSet::len);
     // Taken out for a moment: the set is read from the context meanwhile.
     let mut random = call.context.random.clone();
     let set = find::<SortedSet>(call.context, call.slot, &args[1])?;
-    match count {
+    match wanted {
         None => {
             let position = random_positions(&mut random, length, -1).next();
             let member = set.zip(position).and_then(|(set, position)| set.at(position));
             call.reply.bulk_or_null(member.map(|(member, _)| member));
         }
-        Some(count) => {
-            let picks = if count < 0 && length > 0 {
-                count.unsigned_abs()
-            } else {
-                length.min(count.unsigned_abs())
-            };
+        Some((count, with_scores)) => {
+            let picks = random_length(length, count);
             let positions = random_positions(&mut random, length, count);
             let members = positions.map_while(|position| set?.at(position));
-            reply_members(&mut call.reply, call.begin, picks, with_scores, members)?;
+            reply_members(&mut call.reply, call.begin, picks as u64, with_scores, members)?;
         }
     }
     *call.context.random = random;
@@ -139,16 +124,16 @@ pub(crate) fn zrandmember(call: &mut Call<'_, '_>) -> Done {
 }
 
 pub(crate) fn zscan(call: &mut Call<'_, '_>) -> Done {
-    let options: ScanOptions<'_> = ScanOptions::read(call)?;
-    let mut found = Vec::new();
-    let next = match find::<SortedSet>(call.context, call.slot, &call.args[1])? {
-        None => 0,
-        Some(set) => set.scan(options.cursor, options.count, |member, score| {
-            if options.fits(member) {
-                found.push((member, score));
-            }
-        }),
+    let cursor = options::cursor(&call.args[2])?;
+    let Some(set) = find::<SortedSet>(call.context, call.slot, &call.args[1])? else {
+        return options::nothing_scanned(call);
     };
+    let (options, mut found) = (ScanOptions::read(call)?, Vec::new());
+    let next = set.scan(cursor, options.count, |member, score| {
+        if options.fits(member) {
+            found.push((member, score));
+        }
+    });
     call.reply.array(2);
     call.reply.bulk(itoa::Buffer::new().format(next).as_bytes());
     call.reply.array(found.len() * if options.values { 2 } else { 1 });

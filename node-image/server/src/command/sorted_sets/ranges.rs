@@ -39,7 +39,12 @@ fn score(text: &[u8]) -> Result<Score, Refusal> {
         Some((b'(', number)) => (true, number),
         _ => (false, text),
     };
-    let value = parse_float(number).ok_or(BAD_SCORE)?;
+    // No digits at all are a zero here, though not where a score is stored.
+    let value = if number.is_empty() {
+        0.0
+    } else {
+        parse_float(number).ok_or(BAD_SCORE)?
+    };
     Ok(Score { value, excluded })
 }
 
@@ -110,7 +115,10 @@ impl Query<'_> {
     /// The first rank and how many, the limit applied. In a reverse query the first is the last that is given.
     fn ranks(&self, set: &SortedSet) -> (u64, u64) {
         let (first, count) = self.range.ranks(set, self.reverse);
-        let Some((skip, most)) = self.limit else { return (first, count) };
+        // Of ranks there is no part but all, whatever is left out before it.
+        let Some((skip, most)) = self.limit.filter(|_| !matches!(self.range, Range::Ranks(..))) else {
+            return (first, count);
+        };
         let Ok(skip) = u64::try_from(skip) else { return (first, 0) };
         let left = count.saturating_sub(skip);
         let taken = u64::try_from(most).map_or(left, |most| most.min(left));
@@ -170,7 +178,7 @@ fn query<'a>(call: &Call<'a, '_>, at: usize, by: Option<(By, bool)>, store: bool
         }
         option += 1;
     }
-    if limit.is_some() && kind == By::Rank {
+    if limit.is_some_and(|(_, most)| most != -1) && kind == By::Rank {
         return Err("ERR syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX".into());
     }
     if with_scores && kind == By::Name {
