@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
+#[path = "conformance/described.rs"]
+mod described;
 #[path = "conformance/types.rs"]
 mod types;
 

@@ -1,6 +1,7 @@
 //! What the node tells about itself and about its commands.
 
 use super::call::{Call, Done, Refusal, parse_integer};
+use super::categories::categories;
 use super::table::{COMMANDS, Command, Keys, Kind, by_name};
 use super::{Class, Holders, NodeView, Outcome, keys};
 use crate::resp::Writer;
@@ -306,6 +307,9 @@ pub(super) fn command(call: &mut Call<'_, '_>) -> Done {
                 .positions(args)
                 .ok_or("ERR The command has no key arguments")?
                 .collect();
+            if positions.is_empty() {
+                return Err("ERR Invalid arguments specified for command".into());
+            }
             call.reply.array(positions.len());
             for at in positions {
                 call.reply.bulk(&args[at]);
@@ -344,11 +348,7 @@ fn describe(call: &mut Call<'_, '_>, command: &Command) {
     if keys.count > 0 || keys.store {
         flags.push("movablekeys");
     }
-    let category = match command.kind {
-        Kind::Plain => "@connection",
-        Kind::Read => "@read",
-        Kind::Write => "@write",
-    };
+    let categories = categories(command);
     let reply = &mut call.reply;
     reply.array(10);
     reply.bulk(command.name.as_bytes());
@@ -358,8 +358,8 @@ fn describe(call: &mut Call<'_, '_>, command: &Command) {
     reply.integer(keys.first as i64);
     reply.integer(keys.last as i64);
     reply.integer(keys.step as i64);
-    reply.set(1);
-    reply.simple(category);
+    reply.set(categories.len());
+    categories.iter().for_each(|category| reply.simple(category));
     reply.array(0);
     describe_keys(reply, command.kind, keys);
     reply.array(0);

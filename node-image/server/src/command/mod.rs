@@ -8,6 +8,7 @@
 //! Nothing here does I/O or reads a clock.
 
 mod call;
+mod categories;
 mod cluster;
 mod connection;
 mod dump;
