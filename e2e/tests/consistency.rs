@@ -230,3 +230,15 @@ fn a_machine_that_loses_its_page_cache_comes_back_as_another_replica_and_nothing
     assert_eq!(cluster.status(victim).unwrap().role, NodeRole::Follower);
     written.check().unwrap();
 }
+
+#[test]
+fn where_no_write_is_synced_wait_says_who_holds_it_and_waitaof_is_refused() {
+    let cluster = group(&[("QUORATE_DURABILITY", "page-cache")]);
+    let mut client = connect(&cluster, cluster.primary().unwrap());
+    client.run(&["SET", "key", "value"]).unwrap();
+    assert_eq!(client.run(&["WAIT", "2", "0"]).unwrap(), "2");
+    for disks in [["1", "0"], ["0", "1"], ["1", "2"]] {
+        let refused = refusal(&mut client, &["WAITAOF", disks[0], disks[1], "0"]);
+        assert!(refused.contains("the durability of this store is PageCache"), "{refused}");
+    }
+}

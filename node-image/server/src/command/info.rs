@@ -121,7 +121,7 @@ fn settings(view: &NodeView) -> [(&'static str, String); 8] {
         ("maxmemory", view.max_memory.to_string()),
         ("maxmemory-policy", "noeviction".into()),
         ("appendonly", "yes".into()),
-        ("appendfsync", "always".into()),
+        ("appendfsync", if view.page_cache { "no" } else { "always" }.into()),
         ("save", String::new()),
         ("databases", "1".into()),
         ("cluster-enabled", "yes".into()),
@@ -262,7 +262,23 @@ pub(super) fn wait_aof(call: &mut Call<'_, '_>) -> Done {
         _ => return Err("ERR value is out of range, must be between 0 and 1".into()),
     };
     let replicas = call.integer(2)?;
+    if call.context.view.page_cache {
+        return wait_for_disks(call, local, replicas);
+    }
     await_holders(call, replicas, local, 3, true)
+}
+
+/// With durability `PageCache` nobody knows what is on a disk: WAITAOF for none is true, and for some would never be.
+fn wait_for_disks(call: &mut Call<'_, '_>, local: bool, replicas: i64) -> Done {
+    if local || replicas > 0 {
+        return Err(
+            "ERR WAITAOF cannot be used: the durability of this store is PageCache, which syncs no write. WAIT says who holds it".into(),
+        );
+    }
+    call.reply.array(2);
+    call.reply.integer(0);
+    call.reply.integer(0);
+    Ok(())
 }
 
 pub(super) fn command(call: &mut Call<'_, '_>) -> Done {

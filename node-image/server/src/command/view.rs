@@ -38,6 +38,8 @@ pub struct NodeView {
     pub commit: u64,
     /// Every change in the state is committed: it may be shown to who asks for stale data.
     pub stale_reads: bool,
+    /// This node acknowledges what its machine's page cache holds: nothing is known to be on its disk.
+    pub page_cache: bool,
     /// Bytes of data beyond which writes that need memory are refused; 0 for none.
     pub max_memory: u64,
     /// The disk has no room for more of the log: writes are refused.

@@ -365,6 +365,7 @@ impl Node {
             self.propose_pending();
         }
         self.view.disk_full = self.parts.reader.is_full();
+        self.view.page_cache = self.parts.stored.page_cache.is_some();
         let (clock_millis, pending_index) = (self.clock(), self.parts.replica.last().index + 1);
         run(&mut Context {
             keyspace: &mut self.parts.keyspace,
