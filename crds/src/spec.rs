@@ -31,14 +31,15 @@ use std::collections::BTreeMap;
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Shards", type_ = "integer", json_path = ".spec.shards"),
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".spec.replicasPerShard"),
+    printcolumn(name = "Serving", type_ = "integer", json_path = ".status.readyShards"),
     printcolumn(name = "Primary", type_ = "string", json_path = ".status.shards[*].primary"),
     printcolumn(name = "Epoch", type_ = "string", json_path = ".status.shards[*].epoch"),
+    printcolumn(name = "Rebalance", type_ = "string", json_path = ".status.rebalance.progress"),
     printcolumn(name = "Failover-ms", type_ = "integer", json_path = ".status.lastFailover.durationMillis", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 40").message("the name may have 40 characters at most: pods add a suffix to it")
 )]
 #[x_kube(
-    validation = Rule::new("self.shards == 1").message("this version runs stores of one shard: set spec.shards to 1"),
     validation = Rule::new("!has(self.quorum) || (self.quorum.write <= self.replicasPerShard && self.quorum.read <= self.replicasPerShard)")
         .message("quorum.write and quorum.read may not be above replicasPerShard"),
     validation = Rule::new("self.consistency == 'Eventual' || !has(self.quorum) || self.quorum.write + self.quorum.read > self.replicasPerShard")
@@ -49,9 +50,10 @@ use std::collections::BTreeMap;
         .message("failover.suspectAfterMillis must be at least twice failover.heartbeatMillis, or every late heartbeat is a suspicion")
 )]
 pub struct ReplicatedStoreSpec {
-    /// Number of shards. Default 1. This version runs stores of one shard.
+    /// Number of shards: groups of replicas that share the hash slots. Default 1. May be changed: slots move so that every shard
+    /// owns as many; a shard that is not wanted any more is removed once it owns nothing, and its volumes are kept.
     #[serde(default = "one")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 500))]
     pub shards: i32,
     /// Replicas of every shard, the primary included. Default 3. May be changed: new replicas catch up before they count,
     /// and pods that are no members any more go last; quorum has to fit at every moment, so change both at once if it is set.
@@ -79,7 +81,6 @@ pub struct ReplicatedStoreSpec {
     #[serde(default)]
     pub update: Update,
     /// When and how fast slots move between shards.
-    /// Without effect so far: this version runs stores of one shard.
     #[serde(default)]
     pub rebalance: Rebalance,
     /// The volume of every replica.

@@ -59,9 +59,6 @@ pub struct Rebalance {
 /// What is wrong with a spec although the API server took it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
-    /// More shards than this version runs.
-    #[error("spec.shards is {0}: this version runs stores of one shard")]
-    Shards(i32),
     /// Quorums that do not fit.
     #[error("spec.quorum: {0}")]
     Quorum(#[from] quorate_api::ConfigurationError),
@@ -78,9 +75,7 @@ impl Settings {
     /// See [`SpecError`]: the message goes to the user.
     pub fn of(store: &ReplicatedStore) -> Result<Self, SpecError> {
         let spec = &store.spec;
-        if spec.shards != 1 {
-            return Err(SpecError::Shards(spec.shards));
-        }
+        let shards = u32::try_from(spec.shards).ok().filter(|shards| *shards > 0);
         let replicas = u32::try_from(spec.replicas_per_shard).map_err(|_| SpecError::Range("replicasPerShard"))?;
         let consistency = match spec.consistency {
             quorate_crds::Consistency::Strong => Consistency::Strong,
@@ -105,7 +100,7 @@ impl Settings {
             name: store.name_any(),
             uid: store.uid().unwrap_or_default(),
             generation: store.metadata.generation.unwrap_or_default(),
-            shards: 1,
+            shards: shards.ok_or(SpecError::Range("shards"))?,
             quorum: quorum.validate()?,
             durability: spec.replication.durability,
             max_memory: spec.max_memory.as_deref().map_or(Ok(0), |text| bytes("maxMemory", text))?,
@@ -207,10 +202,7 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused_with_the_field_and_the_numbers() {
         let error = |spec| Settings::of(&store(spec)).unwrap_err().to_string();
-        assert_eq!(
-            error(serde_json::json!({"shards": 2})),
-            "spec.shards is 2: this version runs stores of one shard"
-        );
+        assert_eq!(error(serde_json::json!({"shards": 0})), "spec.shards is out of range");
         assert!(error(serde_json::json!({"quorum": {"write": 1, "read": 2}})).contains("write=1 read=2"));
         assert!(error(serde_json::json!({"maxMemory": "much"})).contains("\"much\" is not a quantity"));
         assert_eq!(bytes("maxMemory", "1.5Ki"), Ok(1536));

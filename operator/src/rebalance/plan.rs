@@ -310,8 +310,9 @@ fn survey(scene: &Scene<'_>, flights: &BTreeMap<u64, Flight>) -> Result<BTreeMap
         .collect())
 }
 
-/// The last shards, as far as they are not wanted and own nothing. One that never became a group owns nothing if all slots are
-/// known to be others'.
+/// The last shards, as far as they are not wanted and own nothing: every slot is known to be somebody's, the primary of the shard
+/// serves and says that it has none, and so does every other replica. One that never became a group has nobody to say so:
+/// there the primaries of all other shards must serve, and own every slot between them.
 fn removable(scene: &Scene<'_>, all_known: bool, flights: &BTreeMap<u64, Flight>) -> BTreeSet<u32> {
     let busy = |index: u32| flights.values().any(|flight| flight.from == index || flight.to == index);
     let last_first = scene
@@ -319,20 +320,38 @@ fn removable(scene: &Scene<'_>, all_known: bool, flights: &BTreeMap<u64, Flight>
         .iter()
         .rev()
         .filter(|(index, _)| **index >= scene.settings.shards && **index > 0);
+    let others_serve = |index: u32| {
+        scene
+            .shards
+            .iter()
+            .all(|(other, shard)| *other == index || shard.serves || is_unborn(shard))
+    };
     let empty = last_first.take_while(|(index, shard)| {
-        let never = all_known && !shard.group && shard.last_handoff == 0;
-        !scene.settings.paused && !busy(**index) && (shard.holds.is_none() || never)
+        let says_so = shard.serves && shard.holds.is_none();
+        let never = is_unborn(shard) && others_serve(**index);
+        !scene.settings.paused && all_known && !busy(**index) && (says_so || never)
     });
     empty.map(|(index, _)| *index).collect()
+}
+
+/// Nobody ever told of a group of that shard.
+fn is_unborn(shard: &ShardSlots) -> bool {
+    !shard.group && shard.last_handoff == 0
 }
 
 fn why_it_stays(scene: &Scene<'_>) -> String {
     if scene.settings.paused {
         return "spec.paused is set".to_owned();
     }
-    let last = scene.shards.iter().next_back();
-    let why = last.and_then(|(index, shard)| Some(format!("shard {index} owns nothing; {}", shard.holds.as_ref()?)));
-    why.unwrap_or_else(|| "shards that own nothing are removed, their claims are kept".to_owned())
+    let removed = "shards that own nothing are removed, their claims are kept";
+    let Some((index, shard)) = scene.shards.iter().next_back() else {
+        return removed.to_owned();
+    };
+    match &shard.holds {
+        Some(why) => format!("shard {index} owns nothing; {why}"),
+        None if !shard.serves => format!("shard {index} owns nothing; its primary has to serve and say so"),
+        None => removed.to_owned(),
+    }
 }
 
 /// Moves to shards that are to go are ended while that costs nothing.
@@ -364,9 +383,10 @@ fn held(scene: &Scene<'_>, memory: &Memory, todo: &[Transfer], asks: &mut Vec<As
         return None;
     }
     let sources: BTreeSet<u32> = todo.iter().map(|transfer| transfer.from).collect();
-    let unknown: Vec<u32> = sources.into_iter().filter(|source| !memory.sizes.contains_key(source)).collect();
-    if !unknown.is_empty() {
-        asks.extend(ask_sizes(scene, memory, &unknown));
+    // Judged by what is known meanwhile: clients may delete, and a refusal must not outlive its cause.
+    let stale = sources.iter().copied().filter(|source| memory.sizes(*source, scene.now).is_none());
+    asks.extend(ask_sizes(scene, memory, &stale.collect::<Vec<_>>()));
+    if sources.iter().any(|source| !memory.sizes.contains_key(source)) {
         let text = "asking how large the slots are, to see whether the remaining shards can hold them";
         return Some(Standing::Waits(reasons::WAITING, text.to_owned(), false));
     }
@@ -374,9 +394,8 @@ fn held(scene: &Scene<'_>, memory: &Memory, todo: &[Transfer], asks: &mut Vec<As
     let (index, needed) = expected(scene, memory, todo).into_iter().max_by_key(|(_, bytes)| *bytes)?;
     (needed > limit).then(|| {
         let text = format!(
-            "{} shards cannot hold the data: shard {index} would hold {} of at most {} (nine tenths of spec.maxMemory); raise spec.maxMemory \
+            "the shards that remain cannot hold the data: shard {index} would hold {} of at most {} (nine tenths of spec.maxMemory); raise spec.maxMemory \
              or spec.shards, or delete data",
-            settings.shards,
             progress::in_bytes(needed),
             progress::in_bytes(limit)
         );

@@ -347,11 +347,12 @@ fn a_drain_that_the_others_cannot_hold_is_refused_with_the_numbers() {
     let (stalled, reason, text) = plan.stalled;
     assert_eq!((stalled, reason), (true, reasons::INSUFFICIENT_CAPACITY));
     assert!(
-        text.starts_with("2 shards cannot hold the data: shard 1 would hold 512.0 MiB of at most 450.0 MiB"),
+        text.starts_with("the shards that remain cannot hold the data: shard 1 would hold 512.0 MiB of at most 450.0 MiB"),
         "{text}"
     );
     assert_eq!((world.moved, world.shards.len()), (moved, 3));
-    world.settings.max_memory = 1 << 30;
+    // A refusal does not outlive its cause.
+    world.sizes.retain(|slot, _| *slot < SLOTS / 2);
     world.calm();
 }
 
@@ -433,7 +434,7 @@ fn happenings() -> impl Strategy<Value = Vec<Happens>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
     fn whatever_happens_no_slot_moves_twice_no_owner_is_removed_and_the_end_is_balanced(

@@ -2,8 +2,7 @@
 //! shards there are, who may begin its first epoch ([`birth`]), which slots move ([`crate::rebalance`], carried out by `moves`),
 //! the map that every node is told (`route`), one status from what the shards say ([`merge`]), and one publisher.
 //!
-//! This version refuses specs of more than one shard ([`crate::settings`]). For a store of one, what its shard says is told as it
-//! is, and no map and no move is.
+//! For a store of one shard that never had another, what its shard says is told as it is, and no map and no move is.
 //!
 //! Nothing of a shard waits here: a keeper hears its own nodes and drives its own view changes, and this task only passes
 //! values on. It waits for no API server and for no node.

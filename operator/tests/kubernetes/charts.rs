@@ -127,7 +127,7 @@ fn the_operator_may_do_what_it_does_and_no_more() {
         "events create patch",
         "nodes get",
         "persistentvolumeclaims get delete",
-        "poddisruptionbudgets get list watch create patch",
+        "poddisruptionbudgets get list watch create patch delete",
         "pods get list watch patch delete",
         "replicatedstores get list watch patch",
         "replicatedstores/finalizers update",
@@ -135,7 +135,7 @@ fn the_operator_may_do_what_it_does_and_no_more() {
         "secrets get create",
         "serviceaccounts get create patch",
         "services get list watch create patch",
-        "statefulsets get list watch create patch",
+        "statefulsets get list watch create patch delete",
     ];
     assert_eq!(
         granted.iter().map(String::as_str).collect::<Vec<_>>(),

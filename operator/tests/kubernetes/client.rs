@@ -111,6 +111,7 @@ impl Writer {
 }
 
 fn write(nodes: &[SocketAddr], stop: &AtomicBool, account: &std::sync::Mutex<Account>) {
+    let mut nodes = nodes.to_vec();
     let mut target = 0;
     let mut connection = None;
     let mut number = 0;
@@ -129,7 +130,9 @@ fn write(nodes: &[SocketAddr], stop: &AtomicBool, account: &std::sync::Mutex<Acc
             }
             // A write whose outcome is not known is given up: its number is never used again.
             Some(moved) if moved.starts_with("-MOVED") => {
-                let to = moved.rsplit(' ').next().and_then(|address| address.parse().ok());
+                let to: Option<SocketAddr> = moved.rsplit(' ').next().and_then(|address| address.parse().ok());
+                // A node of a shard that was added meanwhile.
+                nodes.extend(to.filter(|to| !nodes.contains(to)));
                 let known = nodes.iter().position(|node| Some(*node) == to);
                 let next = known.filter(|next| *next != target);
                 target = next.unwrap_or((target + 1) % nodes.len());

@@ -24,7 +24,18 @@ async fn a_spec_that_cannot_work_is_refused_with_a_message_that_says_why() {
     let plane = control_plane();
     let namespace = plane.namespace("refused").await;
     for (spec, says) in [
-        (json!({"shards": 2}), "this version runs stores of one shard: set spec.shards to 1"),
+        (
+            json!({"shards": 501}),
+            "spec.shards: Invalid value: 501: spec.shards in body should be less than or equal to 500",
+        ),
+        (
+            json!({"rebalance": {"maxConcurrentMoves": 0}}),
+            "spec.rebalance.maxConcurrentMoves in body should be greater than or equal to 1",
+        ),
+        (
+            json!({"rebalance": {"maxBytesPerSecond": "fast"}}),
+            "spec.rebalance.maxBytesPerSecond in body should match",
+        ),
         (
             json!({"shards": 0}),
             "spec.shards: Invalid value: 0: spec.shards in body should be greater than or equal to 1",
@@ -204,10 +215,24 @@ async fn kubectl_explains_lists_and_scales_it() {
     let columns: Vec<&str> = listed.lines().next().unwrap().split_whitespace().collect();
     assert_eq!(
         columns,
-        ["NAME", "READY", "REASON", "SHARDS", "REPLICAS", "PRIMARY", "EPOCH", "AGE"]
+        [
+            "NAME",
+            "READY",
+            "REASON",
+            "SHARDS",
+            "REPLICAS",
+            "SERVING",
+            "PRIMARY",
+            "EPOCH",
+            "REBALANCE",
+            "AGE"
+        ]
     );
     plane.kubectl(&["get", "all", "-n", &namespace]);
     let scale = format!("/apis/quorate.io/v1alpha1/namespaces/{namespace}/replicatedstores/orders/scale");
     let scale: Value = serde_json::from_str(&plane.kubectl(&["get", "--raw", &scale])).unwrap();
     assert_eq!(scale["spec"]["replicas"], 1, "the subresource points at the shards");
+    plane.kubectl(&["scale", "rstore", "orders", "--replicas=3", "-n", &namespace]);
+    let shards = plane.kubectl(&["get", "rstore", "orders", "-n", &namespace, "-o", "jsonpath={.spec.shards}"]);
+    assert_eq!(shards, "3");
 }

@@ -1,4 +1,4 @@
-//! What a cluster adds to an API server, for the pods of one store: the controller that makes pods of a StatefulSet, and the
+//! What a cluster adds to an API server, for the pods of one shard of a store: the controller that makes pods of a StatefulSet, and the
 //! kubelet that runs them and tells. A store node is a process here, with the environment that its pod has, on an address of
 //! the loopback network that is its own.
 
@@ -44,12 +44,13 @@ struct Machine {
     process: Option<Process>,
 }
 
-/// Runs the pods of one store.
+/// Runs the pods of one shard.
 #[derive(Debug)]
 pub(crate) struct Machines {
     pods: Api<Pod>,
     pub(crate) stores: Api<ReplicatedStore>,
     pub(crate) store: String,
+    shard: u32,
     sets: Api<StatefulSet>,
     folder: PathBuf,
     net: String,
@@ -59,10 +60,15 @@ pub(crate) struct Machines {
 }
 
 impl Machines {
-    /// Waits until the operator has made the objects of the store, and runs its pods.
+    /// Waits until the operator has made the objects of a store of one shard, and runs its pods.
     pub(crate) async fn run(plane: &ControlPlane, namespace: &str, store: &str) -> Self {
+        Self::run_shard(plane, namespace, store, 0).await
+    }
+
+    /// Waits until the operator has made the objects of a shard, and runs its pods.
+    pub(crate) async fn run_shard(plane: &ControlPlane, namespace: &str, store: &str, shard: u32) -> Self {
         let client = plane.client().await;
-        let mut machines = Self::prepare(&client, namespace, store).await;
+        let mut machines = Self::prepare(&client, namespace, store, shard).await;
         for ordinal in 0..machines.machines.len() {
             machines.create(ordinal).await;
             machines.boot(ordinal).await;
@@ -70,17 +76,17 @@ impl Machines {
         machines
     }
 
-    async fn prepare(client: &Client, namespace: &str, store: &str) -> Self {
+    async fn prepare(client: &Client, namespace: &str, store: &str, shard: u32) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
         let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-        let set_name = format!("{store}-0");
+        let set_name = format!("{store}-{shard}");
         let set = eventually("the StatefulSet is there", PATIENCE, async || {
             sets.get_opt(&set_name).await.unwrap()
         })
         .await;
         let secret = secrets.get(&format!("{store}-token")).await.unwrap();
-        let folder = scratch().join(format!("{namespace}-{store}"));
+        let folder = scratch().join(format!("{namespace}-{store}-{shard}"));
         std::fs::create_dir_all(&folder).unwrap();
         let token = folder.join("token");
         std::fs::write(&token, &secret.data.unwrap()["token"].0).unwrap();
@@ -90,6 +96,7 @@ impl Machines {
             pods: Api::namespaced(client.clone(), namespace),
             stores: Api::namespaced(client.clone(), namespace),
             store: store.to_owned(),
+            shard,
             sets,
             folder,
             net: format!("127.{net}.{count}"),
@@ -105,7 +112,7 @@ impl Machines {
     fn provide(&mut self, pods: usize) {
         for ordinal in self.machines.len()..pods {
             self.machines.push(Machine {
-                pod: format!("{}-0-{ordinal}", self.store),
+                pod: format!("{}-{}-{ordinal}", self.store, self.shard),
                 address: format!("{}.{}", self.net, ordinal + 1),
                 data: self.folder.join(format!("data-{ordinal}")),
                 process: None,
@@ -116,7 +123,7 @@ impl Machines {
     /// Awaits that the StatefulSet has so many pods, and then does as its controller: makes those that are missing, and deletes
     /// those that are too many.
     pub(crate) async fn follow(&mut self, pods: usize) {
-        let name = format!("{}-0", self.store);
+        let name = format!("{}-{}", self.store, self.shard);
         eventually(&format!("the StatefulSet has {pods} pods"), PATIENCE, async || {
             let set = self.sets.get(&name).await.unwrap();
             (set.spec.unwrap().replicas == i32::try_from(pods).ok()).then_some(())
@@ -151,7 +158,7 @@ impl Machines {
     pub(crate) async fn in_force(&self, replicas: i32, write: i32, read: i32) -> usize {
         eventually(&format!("{replicas}/{write}/{read} is in force"), PATIENCE, async || {
             let status = self.status().await;
-            let shard = status.shards.first()?;
+            let shard = self.own(&status)?;
             let quorum = shard.quorum?;
             ((quorum.replicas, quorum.write, quorum.read) == (replicas, write, read) && shard.change.is_none()).then_some(())
         })
@@ -271,9 +278,26 @@ impl Machines {
         self.pods.delete(&pod, &grace(0)).await.unwrap();
     }
 
+    /// Awaits that the StatefulSet of the shard is deleted, and then does as its controller: the pods go, the disks stay.
+    pub(crate) async fn leave(mut self) {
+        let name = format!("{}-{}", self.store, self.shard);
+        eventually(&format!("StatefulSet {name} is deleted"), PATIENCE * 2, async || {
+            self.sets.get_opt(&name).await.unwrap().is_none().then_some(())
+        })
+        .await;
+        for ordinal in 0..self.machines.len() {
+            self.delete(ordinal).await;
+        }
+    }
+
     /// Loses what a replica had on its disk.
     pub(crate) fn wipe(&self, ordinal: usize) {
         std::fs::remove_dir_all(&self.machines[ordinal].data).unwrap();
+    }
+
+    /// What the status says of this shard.
+    pub(crate) fn own<'a>(&self, status: &'a quorate_crds::ReplicatedStoreStatus) -> Option<&'a quorate_crds::ShardStatus> {
+        status.shards.iter().find(|shard| u32::try_from(shard.index) == Ok(self.shard))
     }
 
     pub(crate) async fn status(&self) -> quorate_crds::ReplicatedStoreStatus {
@@ -296,14 +320,15 @@ impl Machines {
     pub(crate) async fn ready(&self) -> usize {
         self.condition("Ready", "True").await;
         let status = self.status().await;
-        self.ordinal(status.shards[0].primary.as_deref().unwrap())
+        self.ordinal(self.own(&status).unwrap().primary.as_deref().unwrap())
     }
 
     /// Awaits that a failover beyond `epoch` is told, and gives the new primary.
     pub(crate) async fn primary_beyond(&self, epoch: i64) -> usize {
         let pod = eventually("another primary is told", PATIENCE, async || {
-            let shard = self.status().await.shards.into_iter().next()?;
-            shard.primary.filter(|_| shard.epoch > epoch)
+            let status = self.status().await;
+            let shard = self.own(&status)?;
+            shard.primary.clone().filter(|_| shard.epoch > epoch)
         })
         .await;
         self.ordinal(&pod)

@@ -21,3 +21,4 @@ mod objects;
 mod operator;
 mod plugin;
 mod process;
+mod shards;
