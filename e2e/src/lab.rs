@@ -234,7 +234,8 @@ impl Lab {
     /// If it does not within `patience`.
     pub fn await_ready(&self, patience: Duration) -> Result<ReplicatedStoreStatus> {
         self.until("all pods are ready", patience, || {
-            let wanted = self.get()?.spec.replicas_per_shard;
+            let spec = self.get()?.spec;
+            let wanted = spec.shards * spec.replicas_per_shard;
             let ready = self.pods_unready()?.iter().filter(|pod| is_ready(pod)).count();
             Ok(i32::try_from(ready).is_ok_and(|ready| ready == wanted).then_some(()))
         })?;
@@ -385,13 +386,13 @@ pub fn holds(status: &ReplicatedStoreStatus, condition: &str) -> bool {
     status.conditions.iter().any(|c| c.type_ == condition && c.status == "True")
 }
 
-/// The pod of the primary of the only shard.
+/// The pod of the primary of the first shard.
 #[must_use]
 pub fn primary_of(status: &ReplicatedStoreStatus) -> Option<&str> {
     status.shards.first()?.primary.as_deref()
 }
 
-/// The epoch of the only shard.
+/// The epoch of the first shard.
 #[must_use]
 pub fn epoch_of(status: &ReplicatedStoreStatus) -> i64 {
     status.shards.first().map_or(0, |shard| shard.epoch)

@@ -5,6 +5,7 @@ mod consistency;
 mod operator;
 mod primary;
 mod recovery;
+mod shards;
 mod store;
 mod trial;
 mod update;
@@ -92,6 +93,7 @@ pub fn all() -> Vec<Scenario> {
         operator::scenarios(),
         recovery::scenarios(),
         consistency::scenarios(),
+        shards::scenarios(),
         // Last of all, a machine that is gone for good: a cluster keeps traces of that.
         update::scenarios(),
         change::scenarios(),

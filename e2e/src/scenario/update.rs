@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::time::Duration;
 
-/// Three pods, one after the other, each proven for some seconds.
+/// A few pods, one after the other, each proven for some seconds.
 const ROLLS: Duration = Duration::from_secs(240);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -24,8 +24,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// Before the objects are applied, nobody knows that pods are out of date.
-fn await_updated(lab: &Lab) -> Result<()> {
+/// Waits until every pod runs what the spec asks for: before the objects are applied, nobody knows that pods are out of date.
+pub(super) fn await_updated(lab: &Lab) -> Result<()> {
     let done = |status: &quorate_crds::ReplicatedStoreStatus| {
         let generation = lab.get().ok().and_then(|store| store.metadata.generation);
         holds(status, "Reconciled") && !holds(status, "Updating") && status.observed_generation == generation

@@ -1,9 +1,10 @@
 //! A cluster client that tells exactly what it knows of every command: acknowledged, definitely not, or unknown.
 //!
-//! It follows MOVED, turns to another node when a connection breaks or nobody answers in time, and repeats nothing by
-//! itself: whether to repeat is the caller's decision, as it is for any client that cares.
+//! It follows MOVED and remembers where each slot was, turns to another node when a connection breaks or nobody answers in
+//! time, and repeats nothing by itself: whether to repeat is the caller's decision, as it is for any client that cares.
 
 use crate::local::resp::{Token, first_token, write_command};
+use quorate_api::slot::slot_of;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 const REPLY_TIMEOUT: Duration = Duration::from_millis(500);
 /// A node that does not take a connection in this time is passed over.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
-/// Nodes remembered. A group has at most seven, and their addresses change when pods restart.
+/// Nodes remembered. A store of the tests has at most fifteen, and their addresses change when pods restart.
 const MAX_NODES: usize = 32;
 
 /// A reply to a command of one bulk string or status.
@@ -47,6 +48,8 @@ struct Connection {
 pub struct Client {
     nodes: Vec<SocketAddr>,
     current: usize,
+    /// Where slots were, as far as a node said so.
+    owners: HashMap<u16, SocketAddr>,
     open: HashMap<SocketAddr, Connection>,
     /// Set: stay with one node, whatever it says.
     pinned: bool,
@@ -59,6 +62,7 @@ impl Client {
         Self {
             nodes,
             current: 0,
+            owners: HashMap::new(),
             open: HashMap::new(),
             pinned: false,
         }
@@ -79,7 +83,14 @@ impl Client {
         self.nodes[self.current]
     }
 
-    /// Sends one command.
+    /// Turns to where the key's slot was last, if that is known.
+    pub fn aim(&mut self, key: &[u8]) {
+        if let Some(owner) = self.owners.get(&slot_of(key)).copied() {
+            self.learn(owner);
+        }
+    }
+
+    /// Sends one command to the node that [`Self::node`] names.
     ///
     /// # Errors
     /// See [`Failure`]. The next call goes to the node that is most likely to answer.
@@ -88,7 +99,7 @@ impl Client {
         let mut command = Vec::new();
         write_command(&mut command, args);
         let Some(connection) = self.connect(node).await else {
-            self.turn();
+            self.give_up(node);
             return Err(Failure::DefinitelyNot);
         };
         match timeout(REPLY_TIMEOUT, exchange(connection, &command)).await {
@@ -96,29 +107,39 @@ impl Client {
             Ok(Ok(Err(error))) => Err(self.refused(&error)),
             Ok(Err(_)) | Err(_) => {
                 self.open.remove(&node);
-                self.turn();
+                self.give_up(node);
                 Err(Failure::Unknown)
             }
         }
+    }
+
+    /// Turns to another node, and expects nothing of this one.
+    fn give_up(&mut self, node: SocketAddr) {
+        self.owners.retain(|_, owner| *owner != node);
+        self.turn();
     }
 
     fn refused(&mut self, error: &str) -> Failure {
         let mut words = error.split(' ');
         match words.next() {
             Some("MOVED") => {
-                if let Some(Ok(target)) = words.nth(1).map(str::parse)
+                let (slot, target) = (words.next().map(str::parse), words.next().map(str::parse));
+                if let (Some(Ok(slot)), Some(Ok(target))) = (slot, target)
                     && !self.pinned
                 {
+                    self.owners.insert(slot, target);
                     self.learn(target);
                 }
                 Failure::DefinitelyNot
             }
             Some("UNKNOWN") => {
-                self.turn();
+                self.give_up(self.node());
                 Failure::Unknown
             }
+            // A slot on its way to another shard: its owner knows best.
+            Some("TRYAGAIN") => Failure::DefinitelyNot,
             _ => {
-                self.turn();
+                self.give_up(self.node());
                 Failure::DefinitelyNot
             }
         }

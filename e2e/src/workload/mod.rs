@@ -9,8 +9,11 @@
 //! All run on a thread of their own, in the network that clients are in.
 
 pub mod client;
+mod fill;
 pub mod history;
 mod verify;
+
+pub use fill::fill;
 
 use crate::cluster::enter_network;
 use crate::histories;
@@ -251,6 +254,7 @@ fn outcome(result: &Result<Reply, Failure>) -> Outcome {
 
 /// Sets a key to itself, and records what came of it.
 async fn write_once(shared: &Shared, client: &mut Client, name: &str, key: String) -> Outcome {
+    client.aim(key.as_bytes());
     let (node, sent) = (client.node(), shared.now());
     let result = client.call(&[b"SET", key.as_bytes(), key.as_bytes()]).await;
     let outcome = outcome(&result);
@@ -305,6 +309,7 @@ async fn register(shared: Rc<Shared>, nodes: Vec<SocketAddr>, key: String, numbe
             // Every value is written once, by one client: a read tells whose write it saw.
             (number << 40) | next
         });
+        client.aim(key.as_bytes());
         let result = match written {
             Some(value) => client.call(&[b"SET", key.as_bytes(), value.to_string().as_bytes()]).await,
             None => client.call(&[b"GET", key.as_bytes()]).await,
