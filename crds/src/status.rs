@@ -60,6 +60,8 @@ pub struct ShardStatus {
     pub quorum: Option<ShardQuorum>,
     /// Hash slots that it owns.
     pub slots: i32,
+    /// Which they are, as ranges: `0-5460,7000`.
+    pub slot_ranges: String,
     /// Its replicas.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<ReplicaStatus>,

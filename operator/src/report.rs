@@ -8,6 +8,7 @@ use crate::plan::{Doing, Note, Observation, Outcome, Phase};
 use crate::settings::Settings;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
+use quorate_api::SlotSet;
 use quorate_api::slot::SLOTS;
 use quorate_api::{Incarnation, NodeRole, NodeStatus, PeerStatus, Quorum};
 use quorate_crds::conditions::{
@@ -335,10 +336,10 @@ fn shard(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> ShardStatus {
     let quorum = current.map(|current| sizes(current.quorum()));
     let most = statuses().max_by_key(|status| (serving == Some(status.id.incarnation), status.role != NodeRole::Blank, status.last));
     let slots = match most.and_then(|status| status.slots.as_ref()) {
-        Some(slots) => slots.owned.len(),
+        Some(slots) => slots.owned.clone(),
         // A group that tells of no slots is one from before they could move: its store has no other shard.
-        None if seen.shard == 0 => usize::from(SLOTS),
-        None => 0,
+        None if seen.shard == 0 => (0..SLOTS).collect(),
+        None => SlotSet::new(),
     };
     let known = seen.told.shards.first();
     ShardStatus {
@@ -349,7 +350,8 @@ fn shard(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> ShardStatus {
         change: doing.change.clone(),
         update: doing.update.clone(),
         quorum: quorum.or_else(|| known.and_then(|shard| shard.quorum)),
-        slots: i32::try_from(slots).unwrap_or(i32::MAX),
+        slots: i32::try_from(slots.len()).unwrap_or(i32::MAX),
+        slot_ranges: slots.to_string(),
         replicas: replicas.collect(),
     }
 }

@@ -66,7 +66,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 /// Whether the store has so many shards that own as many slots each, give or take one, and no move is under way.
 fn balanced(status: &ReplicatedStoreStatus, shards: usize) -> bool {
     let slots = || status.shards.iter().map(|shard| shard.slots);
-    let rests = status.rebalance.as_ref().is_none_or(|rebalance| rebalance.state == RebalanceState::Balanced);
+    let rests = status
+        .rebalance
+        .as_ref()
+        .is_none_or(|rebalance| rebalance.state == RebalanceState::Balanced);
     let even = slots().max().unwrap_or_default() - slots().min().unwrap_or_default() <= 1;
     rests && even && status.shards.len() == shards && slots().sum::<i32>() == 16_384
 }
@@ -92,7 +95,9 @@ fn with_shards<T>(lab: &Lab, shards: usize, scenario: impl FnOnce() -> Result<T>
 /// What `kubectl scale` asks for, by the subresource that it uses.
 fn kubectl_scale(lab: &Lab, shards: usize) -> Result<()> {
     let (store, replicas) = (format!("rstore/{}", lab.store), format!("--replicas={shards}"));
-    lab.cluster.kubectl(&["-n", &lab.namespace, "scale", &store, &replicas], "").map(drop)
+    lab.cluster
+        .kubectl(&["-n", &lab.namespace, "scale", &store, &replicas], "")
+        .map(drop)
 }
 
 fn scale(lab: &Lab, seed: u64) -> Result<Option<Measured>> {

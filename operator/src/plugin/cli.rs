@@ -60,6 +60,10 @@ pub struct Connection {
 pub enum Command {
     /// Shows a store on one screen: shards, primaries, replicas, what the quorums tolerate, what it waits for.
     Status(StatusArgs),
+    /// Shows which shard owns which hash slots, or where a key belongs.
+    Slots(SlotsArgs),
+    /// Moves the slots to where they are to be, although spec.rebalance.mode is Manual, and waits for it.
+    Rebalance(RebalanceArgs),
     /// Makes a pod the primary of its shard, and waits for it.
     Promote(PromoteArgs),
     /// Goes on without the replicas that do not answer, although writes may be lost. Without --accept-data-loss: says which.
@@ -96,6 +100,26 @@ pub struct StatusArgs {
     /// Go on, and show every change.
     #[arg(short, long, requires = "store")]
     pub watch: bool,
+}
+
+/// Arguments of `slots`.
+#[derive(Clone, Debug, Args)]
+pub struct SlotsArgs {
+    /// The store.
+    pub store: String,
+    /// Only where this key belongs.
+    #[arg(long)]
+    pub key: Option<String>,
+}
+
+/// Arguments of `rebalance`.
+#[derive(Clone, Debug, Args)]
+pub struct RebalanceArgs {
+    /// The store.
+    pub store: String,
+    /// How long to wait, as in 90s or 30m.
+    #[arg(long, default_value = "30m", value_parser = duration)]
+    pub timeout: Duration,
 }
 
 /// Arguments of `promote`.

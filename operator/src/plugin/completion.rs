@@ -198,9 +198,12 @@ mod tests {
     #[test]
     fn the_first_word_is_a_command() {
         let place = at(&[""]);
-        assert_eq!(place.words, ["status", "promote", "recover", "logs", "completion"]);
         assert_eq!(
-            answer("re", place.words.into_iter()),
+            place.words,
+            ["status", "slots", "rebalance", "promote", "recover", "logs", "completion"]
+        );
+        assert_eq!(
+            answer("rec", place.words.into_iter()),
             "recover\n:4\n",
             "and kubectl is told to offer no files"
         );

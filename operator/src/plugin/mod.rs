@@ -15,9 +15,11 @@ mod lines;
 mod logs;
 mod loss;
 mod promote;
+mod rebalance;
 mod recover;
 mod request;
 pub mod screen;
+mod slots;
 mod status;
 mod table;
 
@@ -39,6 +41,8 @@ pub async fn run(cli: Cli) -> Result<(), PluginError> {
         }
         Command::Status(args) => status::run(&Cluster::connect(&cli.connection).await?, &args).await,
         Command::Promote(args) => promote::run(&Cluster::connect(&cli.connection).await?, &args).await,
+        Command::Slots(args) => slots::run(&Cluster::connect(&cli.connection).await?, &args).await,
+        Command::Rebalance(args) => rebalance::run(&Cluster::connect(&cli.connection).await?, &args).await,
         Command::Recover(args) => recover::run(&Cluster::connect(&cli.connection).await?, &args).await,
         Command::Logs(args) => logs::run(&Cluster::connect(&cli.connection).await?, &args).await,
     }

@@ -5,8 +5,8 @@ use super::table::table;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use quorate_crds::conditions::{AVAILABLE, CHANGING, FAILOVER_BLOCKED, READY, RECONCILED, WARNING, reasons};
-use quorate_crds::{ReplicaStatus, ReplicatedStore, ReplicatedStoreStatus, ShardQuorum, ShardStatus, annotations};
+use quorate_crds::conditions::{AVAILABLE, CHANGING, FAILOVER_BLOCKED, READY, REBALANCE_STALLED, RECONCILED, WARNING, reasons};
+use quorate_crds::{RebalanceState, ReplicaStatus, ReplicatedStore, ReplicatedStoreStatus, ShardQuorum, ShardStatus, annotations};
 use serde::Serialize;
 
 /// What is shown, and when.
@@ -21,7 +21,18 @@ pub struct View<'a> {
 }
 
 /// The parts of the screen from top to bottom; one that has nothing to say is left out.
-pub const SECTIONS: &[fn(&View<'_>) -> String] = &[head, shards, replicas, changes, waits, asked, last_failover, data_loss, conditions];
+pub const SECTIONS: &[fn(&View<'_>) -> String] = &[
+    head,
+    shards,
+    replicas,
+    changes,
+    rebalance,
+    waits,
+    asked,
+    last_failover,
+    data_loss,
+    conditions,
+];
 
 /// The whole screen.
 #[must_use]
@@ -84,6 +95,7 @@ pub fn waits_of(status: &ReplicatedStoreStatus) -> Vec<Wait> {
         (FAILOVER_BLOCKED, "True"),
         (AVAILABLE, "False"),
         (CHANGING, "True"),
+        (REBALANCE_STALLED, "True"),
         (READY, "False"),
         (RECONCILED, "False"),
         (WARNING, "True"),
@@ -256,6 +268,22 @@ fn changes(view: &View<'_>) -> String {
     titled("Change in progress:", &lines)
 }
 
+fn rebalance(view: &View<'_>) -> String {
+    let status = status_of(view.store);
+    let Some(told) = status.rebalance.filter(|told| told.state != RebalanceState::Balanced) else {
+        return String::new();
+    };
+    let rate = match told.bytes_per_second {
+        0 => String::new(),
+        bytes => format!(", {bytes} bytes/s"),
+    };
+    let eta = told.eta_seconds.map_or(String::new(), |eta| format!(", about {eta}s left"));
+    format!(
+        "Rebalance: {:?}, {}, {} moves under way{rate}{eta}\n  {}\n",
+        told.state, told.progress, told.moves, told.reason
+    )
+}
+
 fn waits(view: &View<'_>) -> String {
     let status = status_of(view.store);
     // The change has a part of the screen of its own.
@@ -277,6 +305,7 @@ fn asked(view: &View<'_>) -> String {
     let asks = [
         (annotations::PROMOTE, "promote"),
         (annotations::ACCEPT_DATA_LOSS, "accept data loss"),
+        (annotations::REBALANCE, "rebalance"),
     ];
     let asked = asks.into_iter().filter_map(|(annotation, what)| {
         let value = view.store.annotations().get(annotation)?;

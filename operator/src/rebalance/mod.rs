@@ -1,6 +1,6 @@
 //! Rebalancing: from what the shards say that they own to moves of slots. Pure; [`crate::store`] carries out.
 //!
-//! [`assignment`] says what every shard is to own, [`plan`] which moves to begin now and which shards may be removed, [`memory`]
+//! [`assignment`] says what every shard is to own, [`mod@plan`] which moves to begin now and which shards may be removed, [`memory`]
 //! what was ordered and became of it, [`progress`] how it is told. Nothing here is a matter of safety: a group moves only what it
 //! owns, and no order of an operator, however old, makes a second owner. Nothing is kept but a record for people: an operator that
 //! starts anew goes on from what the nodes say.

@@ -200,7 +200,7 @@ fn percent(slots: u64, slots_total: u64, bytes: u64, bytes_total: u64) -> i32 {
     } else {
         (slots, slots_total)
     };
-    let hundred = if all == 0 { 0 } else { done.min(all) * 100 / all };
+    let hundred = (done.min(all) * 100).checked_div(all).unwrap_or_default();
     i32::try_from(hundred).unwrap_or(100)
 }
 

@@ -198,6 +198,35 @@ Data loss accepted:
 }
 
 #[test]
+fn slots_that_move_have_a_part_of_the_screen_and_what_stalls_them_is_waited_for() {
+    let stalled = "shard 1 takes no copy while its disk is full";
+    let status = json!({
+        "observedGeneration": 3,
+        "conditions": [
+            said("Ready", "True", "Serving", "", "2026-01-01T11:58:00Z"),
+            said("Rebalancing", "True", "MovingSlots", "slots move", "2026-01-01T11:58:00Z"),
+            said("RebalanceStalled", "True", "MoveWaits", stalled, "2026-01-01T11:59:00Z"),
+        ],
+        "rebalance": {
+            "state": "Moving", "progress": "42% (2/8 slots)", "moves": 4, "bytesPerSecond": 2048, "etaSeconds": 9,
+            "reason": "slots move so that 2 shards own as many each",
+        },
+    });
+    let text = screen(&store(&json!({"shards": 1}), &status), false);
+    let parts: Vec<&str> = text.split("\n\n").collect();
+    assert_eq!(
+        parts[1],
+        "\
+Rebalance: Moving, 42% (2/8 slots), 4 moves under way, 2048 bytes/s, about 9s left
+  slots move so that 2 shards own as many each"
+    );
+    assert!(
+        parts[2].starts_with(&format!("Waits for:\n  RebalanceStalled (MoveWaits), for 1m0s\n    {stalled}\n")),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_store_that_no_operator_has_seen_says_so() {
     let store = store(&json!({}), &json!(null));
     assert_eq!(
