@@ -47,8 +47,8 @@ detection: ## Measure what the failure detector trades, and draw it; report in t
 	@$(CLUSTER) e2e detection
 
 plugin: ## Build kubectl-quorate and install it with its completion into PREFIX/bin (~/.local/bin)
-	$(CARGO) build --release --locked -p quorate-operator --bin kubectl-quorate
-	install -D -m 755 $(or $(CARGO_TARGET_DIR),target)/release/kubectl-quorate $(DESTDIR)$(PREFIX)/bin/kubectl-quorate
+	$(CARGO) build --profile tools --locked -p quorate-operator --bin kubectl-quorate
+	install -D -m 755 $(or $(CARGO_TARGET_DIR),target)/tools/kubectl-quorate $(DESTDIR)$(PREFIX)/bin/kubectl-quorate
 	printf '#!/bin/sh\nexec kubectl-quorate __complete "$$@"\n' >$(DESTDIR)$(PREFIX)/bin/kubectl_complete-quorate
 	chmod 755 $(DESTDIR)$(PREFIX)/bin/kubectl_complete-quorate
 	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo "kubectl finds plugins on the PATH: add $(PREFIX)/bin to it" ;; esac

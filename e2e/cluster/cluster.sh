@@ -107,7 +107,7 @@ case $command in
     env) env_ ;;
     bin) built && echo "$PROGRAMS" ;;
     run) in_network "$@" ;;
-    e2e) binaries && exec "$BINARIES/quorate-e2e" "$@" ;;
+    e2e) binaries && exec "$BINARIES/tools/quorate-e2e" "$@" ;;
     node) on_node "$@" ;;
     in-node) in_node "$@" ;;
     pids) pids "$@" ;;

@@ -3,7 +3,7 @@
 
 ROOT=$(cd "$HERE/../.." && pwd)
 TARGET=x86_64-unknown-linux-gnu
-BINARIES=${CARGO_TARGET_DIR:-$ROOT/target}/$TARGET/release
+BINARIES=${CARGO_TARGET_DIR:-$ROOT/target}/$TARGET
 
 # Static binaries on an empty image. The tag is a hash of the binary: what has not changed is not loaded again, and what
 # has is not taken for the same.
@@ -14,17 +14,21 @@ images() {
     load operator operator
 }
 
-# crt-static on the gnu target: a binary needs nothing of its image and still resolves service names. The test program is
-# built with them, so that dependencies are compiled once.
+# crt-static on the gnu target: a binary needs nothing of its image and still resolves service names. The node is optimized
+# across crates, which pays there alone and takes minutes for whatever knows the types of Kubernetes.
 binaries() {
     local quiet=--quiet
-    [ -x "$BINARIES/quorate-e2e" ] || quiet=
+    [ -x "$BINARIES/tools/quorate-e2e" ] || quiet=
     say "building quorate-node, quorate-operator and quorate-e2e${quiet:+ if they changed}"
-    (cd "$ROOT" && RUSTFLAGS="-C target-feature=+crt-static" cargo build $quiet --release --locked --target "$TARGET" \
-        -p quorate-server -p quorate-operator -p quorate-e2e)
+    static_build --release -p quorate-server $quiet
+    static_build --profile tools -p quorate-operator -p quorate-e2e $quiet
 }
 
-tag() { sha256sum "$BINARIES/quorate-$1" "$ROOT"/*/Dockerfile | sha256sum | cut -c1-12; }
+static_build() { (cd "$ROOT" && RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --target "$TARGET" "$@"); }
+
+binary() { [ "$1" = node ] && echo "$BINARIES/release/quorate-node" || echo "$BINARIES/tools/quorate-$1"; }
+
+tag() { sha256sum "$(binary "$1")" "$ROOT"/*/Dockerfile | sha256sum | cut -c1-12; }
 
 # Where images go that are not loaded into nodes directly.
 repository() { echo "${QUORATE_REGISTRY:-quorate}/$1"; }
@@ -38,7 +42,7 @@ load() {
     say "loading $image"
     context=$(mktemp -d)
     cp "$ROOT/$folder/Dockerfile" "$context/"
-    strip -o "$context/quorate-$name" "$BINARIES/quorate-$name"
+    strip -o "$context/quorate-$name" "$(binary "$name")"
     DOCKER_BUILDKIT=0 docker_ build -q -t "$image" "$context" >/dev/null
     rm -rf "$context"
     if [ -n "$(nodes)" ]; then
