@@ -35,6 +35,10 @@ pub mod reasons {
     pub const FAILING_OVER: &str = "FailingOver";
     /// Too few replicas answer for a failover.
     pub const TOO_FEW_REPLICAS: &str = "TooFewReplicas";
+    /// Disks have no room for the log. On Available: too many, so that writes are refused; reads go on.
+    pub const DISK_FULL: &str = "DiskFull";
+    /// Entries of a replica's log do not read; its peers repair them.
+    pub const DAMAGED: &str = "Damaged";
     /// The primary serves; some replica is missing or behind.
     pub const REPLICAS_BEHIND: &str = "ReplicasBehind";
     /// The primary is there and reaches too few replicas to acknowledge writes.

@@ -4,11 +4,10 @@
 
 mod common;
 
-use common::{PATIENCE, eventually, group, options, program};
+use common::{PATIENCE, eventually, group, scripted};
 use quorate_e2e::local::LocalCluster;
 use quorate_e2e::local::packages::Package;
 use quorate_e2e::local::resp::Client;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -23,18 +22,9 @@ fn connect(cluster: &LocalCluster) -> Client {
     Client::connect(cluster.nodes()[primary].client, PATIENCE).unwrap()
 }
 
-/// A group of one whose node is started by a script; the program's path is in its first argument.
+/// A group of one whose node is started by a script.
 fn alone(folder: &Path, script: &str, env: &[(&str, &str)]) -> LocalCluster {
-    let wrapper = folder.join("quorate-node");
-    let program = program();
-    let text = format!(
-        "#!/bin/sh\nset -e\nnode={}\n[ \"$1\" = serve ] || exec $node \"$@\"\n{script}\n",
-        program.display()
-    );
-    std::fs::write(&wrapper, text).unwrap();
-    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let mut options = options(env);
-    options.node_binary = wrapper;
+    let mut options = scripted(folder, script, env);
     (options.replicas, options.write_quorum, options.read_quorum) = (1, 1, 1);
     LocalCluster::start(options).unwrap()
 }

@@ -2,6 +2,8 @@
 //! observed and decided. Pure: a condition keeps its time while its status is the same. How a store of several shards is told
 //! is the part of [`crate::store`].
 
+mod disks;
+
 use crate::losses;
 use crate::observe::{Observed, configuration};
 use crate::plan::{Doing, Note, Observation, Outcome, Phase};
@@ -61,7 +63,9 @@ pub fn condition(
 #[must_use]
 pub fn report(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> ReplicatedStoreStatus {
     let shard = shard(seen, phase, doing);
-    let (shards_ready, behind) = (i32::from(shard.primary.is_some()), behind(seen, &shard, doing));
+    let shards_ready = i32::from(shard.primary.is_some());
+    let behind = disks::ill(seen).or_else(|| behind(seen, &shard, doing));
+    let available = disks::writes_refused(seen, phase).unwrap_or_else(|| available(phase));
     let (changing, updating) = (changing(&shard), updating(seen, &shard));
     let mut status = ReplicatedStoreStatus {
         observed_generation: Some(seen.reconciled.generation),
@@ -74,8 +78,8 @@ pub fn report(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> Replicate
         data_loss: seen.told.data_loss.clone(),
     };
     for (type_, say) in [
-        (READY, ready(phase, behind)),
-        (AVAILABLE, available(phase)),
+        (READY, ready(available.clone(), behind)),
+        (AVAILABLE, available),
         (RECONCILED, reconciled(seen)),
         (FAILOVER_BLOCKED, blocked(phase)),
         (CHANGING, changing),
@@ -116,6 +120,9 @@ pub fn notes(before: &ReplicatedStoreStatus, after: &ReplicatedStoreStatus) -> V
             (UPDATING, true, _) if !was => (false, "UpdateBegun"),
             (UPDATING, false, _) if was => (false, "UpdateDone"),
             (FAILOVER_BLOCKED, true, _) => (true, "FailoverBlocked"),
+            (READY, false, reasons::DISK_FULL) => (true, reasons::DISK_FULL),
+            (READY, false, reasons::DAMAGED) => (true, reasons::DAMAGED),
+            (AVAILABLE, false, reasons::DISK_FULL) => (true, "WritesRefused"),
             (AVAILABLE, false, reasons::DATA_LOST) => (true, reasons::DATA_LOST),
             (RECONCILED, false, reasons::APPLY_FAILED) => (true, reasons::APPLY_FAILED),
             (RECONCILED, false, reasons::INVALID_SPEC) => (true, reasons::INVALID_SPEC),
@@ -193,8 +200,8 @@ fn updating(seen: &Observation<'_>, shard: &ShardStatus) -> Say {
     (true, reason, text)
 }
 
-fn ready(phase: &Phase, behind: Option<(&'static str, String)>) -> Say {
-    let (available, reason, message) = available(phase);
+fn ready(available: Say, behind: Option<(&'static str, String)>) -> Say {
+    let (available, reason, message) = available;
     match behind {
         _ if !available => (false, reason, message),
         Some((reason, behind)) => (false, reason, behind),

@@ -3,7 +3,7 @@
 use crate::observe::{Health, Observed};
 use crate::settings::{Rebalance, Settings};
 use quorate_api::{
-    Configuration, EntryId, Epoch, Incarnation, Member, NodeRole, NodeStatus, PeerStatus, PrimaryView, Quorum, ReplicaId, StoreId,
+    Configuration, DiskRoom, EntryId, Epoch, Incarnation, Member, NodeRole, NodeStatus, PeerStatus, PrimaryView, Quorum, ReplicaId, StoreId,
 };
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -105,6 +105,7 @@ pub(crate) fn well(quorum: Quorum, now: Instant) -> Vec<Observed> {
                     heard_millis_ago: 0,
                     snapshot: false,
                     learner: false,
+                    disk: DiskRoom::Ample,
                 })
                 .collect();
         }

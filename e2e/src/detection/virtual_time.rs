@@ -407,6 +407,7 @@ fn members() -> Vec<Observed> {
         heard_millis_ago: 0,
         snapshot: false,
         learner: false,
+        disk: quorate_api::DiskRoom::Ample,
     };
     let member = |node: usize| {
         let status = serde_json::json!({

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// A node that does not answer in this time is taken for dead; the write is then unknown.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 /// Errors that say that nothing was done.
-const REFUSALS: [&str; 4] = ["MOVED", "CLUSTERDOWN", "TRYAGAIN", "OOM"];
+const REFUSALS: [&str; 5] = ["MOVED", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF"];
 /// Between two attempts while no node serves.
 const RETRY: Duration = Duration::from_millis(2);
 

@@ -4,7 +4,8 @@
 use quorate_e2e::local::build::{Profile, node_binary};
 use quorate_e2e::local::{LocalCluster, LocalClusterOptions};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,20 @@ pub(crate) fn program() -> PathBuf {
 pub(crate) fn options(env: &[(&str, &str)]) -> LocalClusterOptions {
     let mut options = LocalClusterOptions::three(program(), PathBuf::from(env!("CARGO_TARGET_TMPDIR")));
     options.env = env.iter().map(|(name, value)| ((*name).to_owned(), value.into())).collect();
+    options
+}
+
+/// Options for nodes that a script starts: `$node` is the program, and whatever is no `serve` goes there directly.
+pub(crate) fn scripted(folder: &Path, script: &str, env: &[(&str, &str)]) -> LocalClusterOptions {
+    let wrapper = folder.join("quorate-node");
+    let text = format!(
+        "#!/bin/sh\nset -e\nnode={}\n[ \"$1\" = serve ] || exec $node \"$@\"\n{script}\n",
+        program().display()
+    );
+    std::fs::write(&wrapper, text).unwrap();
+    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut options = options(env);
+    options.node_binary = wrapper;
     options
 }
 

@@ -23,5 +23,5 @@ pub use entry::{Entry, EntryBody};
 pub use epoch::{EntryId, Epoch, Position};
 pub use identity::{Incarnation, ReplicaId, StoreId};
 pub use slots::{MovePhase, MoveRefusal, MoveSlots, MoveStatus, RoutingMap, RoutingMember, RoutingShard, SlotSet, SlotsStatus};
-pub use status::{CutTail, NodeRole, NodeStatus, PeerStatus, PrimaryView};
+pub use status::{CutTail, DiskRoom, NodeRole, NodeStatus, PeerStatus, PrimaryView};
 pub use view_change::{ActivateAnswer, ActivateRefusal, ActivateRequest, FenceAnswer, FenceRequest, Proposal};

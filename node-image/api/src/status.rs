@@ -22,6 +22,18 @@ pub enum NodeRole {
     Primary,
 }
 
+/// Room on a node's disk for more of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum DiskRoom {
+    /// The next segment of the log is there already.
+    #[default]
+    Ample,
+    /// There is no room for the next segment; the current one still takes entries.
+    Tight,
+    /// What came last fits no more: the node takes no entries until there is room.
+    Full,
+}
+
 /// A snapshot of a node, sent at every heartbeat and at once when the role, epoch or primary changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -54,7 +66,7 @@ pub struct NodeStatus {
     pub keys: u64,
     /// Bytes of memory that the data takes, as the memory limit counts them.
     pub memory_bytes: u64,
-    /// Set while a full disk makes the node refuse writes.
+    /// Why the node refuses writes: its own disk is full, or, on a primary, those of too many members are.
     pub writes_refused: Option<String>,
     /// Every write up to here may be acknowledged: above `commit` where acknowledged does not mean committed
     /// ([`crate::Consistency::Eventual`]). 0 from a node that does not tell.
@@ -74,6 +86,9 @@ pub struct NodeStatus {
     /// The slots of its group and their moves. None from a node from before there were moves.
     #[serde(default)]
     pub slots: Option<SlotsStatus>,
+    /// Room on its own disk.
+    #[serde(default)]
+    pub disk: DiskRoom,
 }
 
 impl NodeStatus {
@@ -101,6 +116,7 @@ impl NodeStatus {
             page_cache: false,
             uptime_millis: 0,
             slots: None,
+            disk: DiskRoom::Ample,
         }
     }
 }
@@ -156,4 +172,7 @@ pub struct PeerStatus {
     /// True if it is no member, only admitted to catch up.
     #[serde(default)]
     pub learner: bool,
+    /// Room on its disk, as it said last.
+    #[serde(default)]
+    pub disk: DiskRoom,
 }

@@ -12,7 +12,7 @@ use crate::entry::{Entry, EntryError};
 use crate::epoch::{EntryId, Epoch, Position};
 use crate::identity::{Incarnation, ReplicaId};
 use crate::slots::{Attempt, Handoff, HandoffAnswer, HandoffChunk, HandoffStep, MoveRefusal, MoveSlots, RoutingMap, SlotSet, SlotSize};
-use crate::status::NodeStatus;
+use crate::status::{DiskRoom, NodeStatus};
 use crate::view_change::{ActivateAnswer, ActivateRequest, FenceAnswer, FenceRequest};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -115,6 +115,9 @@ pub struct AppendAck {
     pub round: u64,
     /// Set if the append did not fit.
     pub mismatch: Option<Mismatch>,
+    /// Room on the member's disk. While it is [`DiskRoom::Full`] no entries are taken, whatever the answer says else; a
+    /// member from before there was a word for it is taken to have room.
+    pub disk: DiskRoom,
 }
 
 /// Why an append did not fit, and where to go on.
@@ -652,6 +655,7 @@ fn encode_ack(ack: &AppendAck, out: &mut BytesMut) {
         durable,
         round,
         mismatch,
+        disk,
     } = ack;
     put_epoch(out, *epoch);
     out.put_u64_le(*durable);
@@ -668,6 +672,11 @@ fn encode_ack(ack: &AppendAck, out: &mut BytesMut) {
             out.put_u64_le(id.index);
         }
     }
+    out.put_u8(match disk {
+        DiskRoom::Ample => 0,
+        DiskRoom::Tight => 1,
+        DiskRoom::Full => 2,
+    });
 }
 
 fn decode_ack(mut body: Bytes) -> Result<AppendAck, WireError> {
@@ -689,11 +698,18 @@ fn decode_ack(mut body: Bytes) -> Result<AppendAck, WireError> {
         }
         _ => return Err(WireError::Malformed(APPEND_ACK)),
     };
+    let disk = match body.first() {
+        None | Some(0) => DiskRoom::Ample,
+        Some(1) => DiskRoom::Tight,
+        Some(2) => DiskRoom::Full,
+        Some(_) => return Err(WireError::Malformed(APPEND_ACK)),
+    };
     Ok(AppendAck {
         epoch,
         durable,
         round,
         mismatch,
+        disk,
     })
 }
 
@@ -848,6 +864,30 @@ mod tests {
             let mut buffer = BytesMut::new();
             reply.encode(&mut buffer);
             assert_eq!(take::<Reply>(&mut buffer).expect("a frame that was just written"), Some(reply));
+        }
+    }
+
+    #[test]
+    fn an_acknowledgement_tells_of_the_disk_and_one_of_an_older_node_has_room() {
+        for disk in [DiskRoom::Ample, DiskRoom::Tight, DiskRoom::Full] {
+            let ack = Reply::AppendAck(AppendAck {
+                epoch: Epoch { number: 3, token: 4 },
+                durable: 5,
+                round: 6,
+                mismatch: Some(Mismatch::Diverges(EntryId::default())),
+                disk,
+            });
+            let mut buffer = BytesMut::new();
+            ack.encode(&mut buffer);
+            assert_eq!(take::<Reply>(&mut buffer.clone()).unwrap().unwrap(), ack);
+            // Without the byte that older nodes do not send.
+            let shorter = u32::try_from(buffer.len() - 4 - 1).unwrap();
+            buffer[..4].copy_from_slice(&shorter.to_le_bytes());
+            buffer.truncate(buffer.len() - 1);
+            let Reply::AppendAck(read) = take::<Reply>(&mut buffer).unwrap().unwrap() else {
+                panic!("another reply")
+            };
+            assert_eq!(read.disk, DiskRoom::Ample);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::hard_state::HardState;
 use quorate_api::wire::{Append, AppendAck, ReadIndexAnswer, Reply, Request, SnapshotChunk};
-use quorate_api::{Configuration, Entry, EntryId, Epoch, Incarnation, Position};
+use quorate_api::{Configuration, DiskRoom, Entry, EntryId, Epoch, Incarnation, Position};
 use std::sync::Arc;
 
 /// Names one connection, dialled or accepted. The runtime never uses a number twice, so that whatever an old
@@ -73,6 +73,9 @@ pub enum Event {
     /// back. Only what is committed may be in a snapshot: a primary's state runs ahead of its commit index, so that a copy
     /// of it waits, and is dropped if entries in it are cut off.
     LogTrimmed(Position),
+    /// How much more the log's disk takes. Given before a [`Request::Append`] that finds it otherwise than it was told last.
+    /// While it is [`DiskRoom::Full`], a follower takes no entries, and gives no [`Effect::AppendLog`].
+    Disk(DiskRoom),
     /// Time passed. Expected every few tens of milliseconds.
     Tick,
 }

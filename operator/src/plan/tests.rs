@@ -655,5 +655,6 @@ proptest! {
     }
 }
 
+mod disks;
 mod membership;
 mod update;

@@ -8,6 +8,8 @@ pub(super) fn unblocks(reason: &str) -> Option<&'static str> {
         reasons::WAITING_FOR_REPLICAS => "pods that run: see `kubectl get pods` and `kubectl describe pod`",
         reasons::BOOTSTRAPPING => "nothing to do: it is tried until it succeeds",
         reasons::DATA_LOST => "bring back the volumes; or delete the store and its claims and create it anew, empty",
+        reasons::DISK_FULL => "more room on the volumes that the message names; then it goes on by itself",
+        reasons::DAMAGED => "nothing to do: their peers repair them; see docs/disks.md if it stays",
         reasons::FAILING_OVER => "nothing to do: it is tried until it succeeds",
         reasons::VIEW_CHANGING => "nothing to do: the operator takes over when it gets stuck",
         reasons::PRIMARY_SUSPECTED => "more replicas that answer the operator: see `kubectl get pods`",

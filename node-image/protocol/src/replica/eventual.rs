@@ -72,6 +72,7 @@ fn acknowledges(replica: &mut Replica, session: Session, durable: u64, round: u6
         durable,
         round,
         mismatch: None,
+        disk: DiskRoom::Ample,
     };
     step(replica, Event::AppendAck { session, ack })
 }

@@ -5,7 +5,7 @@ use crate::event::{Effect, Session, Tail};
 use crate::log_view::LogView;
 use crate::mutation::{self, Mutation};
 use quorate_api::wire::{Append, AppendAck, Mismatch, Reply, SnapshotChunk};
-use quorate_api::{Configuration, Entry, EntryId, Epoch, Incarnation, Position};
+use quorate_api::{Configuration, DiskRoom, Entry, EntryId, Epoch, Incarnation, Position};
 use std::sync::Arc;
 
 /// What a follower knows in the epoch that it has promised.
@@ -78,6 +78,7 @@ impl Replica {
                     durable: 0,
                     round: 0,
                     mismatch,
+                    disk: self.disk,
                 }),
             ));
             return;
@@ -86,8 +87,14 @@ impl Replica {
         if let Some(follower) = self.follower_mut() {
             follower.round = follower.round.max(round);
         }
+        // On a full disk an append is a sign of life: nothing of it is taken, and no answer asks for more.
+        let full = self.disk == DiskRoom::Full;
+        let entries = if full { Vec::new() } else { entries };
         if let Some(mismatch) = self.mismatch(prev) {
-            self.refuse(from, round, mismatch, out);
+            match full {
+                true => self.acknowledge(from, out),
+                false => self.refuse(from, round, mismatch, out),
+            }
             return;
         }
         let through = prev.id.index + entries.len() as u64;
@@ -236,6 +243,7 @@ impl Replica {
             durable,
             round,
             mismatch,
+            disk: self.disk,
         };
         Effect::Reply(to, Reply::AppendAck(ack))
     }

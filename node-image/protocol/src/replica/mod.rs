@@ -14,6 +14,8 @@
 //! It does not execute commands, know clients, or decide who should be primary.
 
 #[cfg(test)]
+mod disk_tests;
+#[cfg(test)]
 mod eventual;
 mod follower;
 mod learners;
@@ -29,7 +31,7 @@ use crate::mutation::{self, Mutation};
 use follower::Follower;
 use primary::Primary;
 use quorate_api::wire::Request;
-use quorate_api::{Configuration, EntryId, Epoch, Incarnation, NodeRole, PeerStatus, PrimaryView};
+use quorate_api::{Configuration, DiskRoom, EntryId, Epoch, Incarnation, NodeRole, PeerStatus, PrimaryView};
 use read_index::Asks;
 use std::collections::BTreeMap;
 
@@ -83,6 +85,7 @@ pub struct Replica {
     /// Dialled connections that stand.
     links: BTreeMap<Incarnation, Session>,
     role: Role,
+    disk: DiskRoom,
     /// See [`Replica::learner_changes`].
     learner_changes: u64,
     /// What this replica, as a follower, asks its primary for its readers.
@@ -112,6 +115,7 @@ impl Replica {
             applied: commit,
             links: BTreeMap::new(),
             role,
+            disk: DiskRoom::Ample,
             learner_changes: 0,
             asks: Asks::default(),
         }
@@ -161,6 +165,7 @@ impl Replica {
                 assert!(base.id.index <= self.commit, "only committed entries are trimmed");
                 self.log.trim(base);
             }
+            Event::Disk(disk) => self.disk = disk,
             Event::Tick => {
                 self.repeat_asks(now);
                 self.on_tick(now, out);
@@ -197,6 +202,18 @@ impl Replica {
     #[must_use]
     pub fn commit(&self) -> u64 {
         self.commit
+    }
+
+    /// See [`Effect::AppendLog`].
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Room on the own disk, as the runtime told last.
+    #[must_use]
+    pub fn disk(&self) -> DiskRoom {
+        self.disk
     }
 
     /// The log in memory.
@@ -407,6 +424,7 @@ mod tests {
             durable: 0,
             round,
             mismatch,
+            disk: DiskRoom::Ample,
         };
         step(replica, Event::AppendAck { session: LINK, ack })
     }
@@ -529,6 +547,7 @@ mod tests {
                 durable: 2,
                 round: 0,
                 mismatch: None,
+                disk: DiskRoom::Ample,
             };
             step(&mut replica, Event::AppendAck { session, ack });
         }
@@ -587,6 +606,7 @@ mod tests {
                 durable,
                 round,
                 mismatch: None,
+                disk: DiskRoom::Ample,
             };
             step(primary, Event::AppendAck { session, ack })
         };
@@ -613,6 +633,7 @@ mod tests {
             durable: 0,
             round: 1000,
             mismatch: Some(Mismatch::Promised(epoch(9))),
+            disk: DiskRoom::Ample,
         };
         step(
             &mut primary,

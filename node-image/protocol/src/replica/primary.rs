@@ -6,7 +6,7 @@ use super::streams::{Peer, Stream};
 use super::{Replica, Role};
 use crate::event::{Effect, Session};
 use crate::mutation::{self, Mutation};
-use quorate_api::{Configuration, Entry, EntryBody, EntryId, Epoch, Incarnation, Member, PeerStatus, Quorum};
+use quorate_api::{Configuration, DiskRoom, Entry, EntryBody, EntryId, Epoch, Incarnation, Member, PeerStatus, Quorum};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -89,6 +89,7 @@ impl Primary {
             heard_millis_ago: now.saturating_sub(peer.heard_at),
             snapshot: matches!(peer.stream, Stream::Snapshot),
             learner: peer.learner,
+            disk: peer.disk,
         };
         self.peers.iter().map(status).collect()
     }
@@ -190,6 +191,18 @@ impl Replica {
             Role::Primary(primary) => primary.uncommitted_bytes,
             Role::Follower(_) => 0,
         }
+    }
+
+    /// Members whose disks have room, this one counted without a look at its own, and how many a write needs: set if full
+    /// disks make the former less than the latter. Other members that are away count as those without room then.
+    #[must_use]
+    pub fn lacks_room(&self) -> Option<(usize, usize)> {
+        let Role::Primary(primary) = &self.role else { return None };
+        let needed = primary.quorum.write as usize;
+        let has_room = |peer: &&Peer| peer.session.is_some() && peer.disk == DiskRoom::Ample;
+        let with_room = 1 + primary.members().filter(has_room).count();
+        let some_full = primary.members().any(|peer| peer.disk != DiskRoom::Ample);
+        (some_full && with_room < needed).then_some((with_room, needed))
     }
 
     /// True if another member holds the whole log durably: the time to hand over.

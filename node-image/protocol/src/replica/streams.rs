@@ -7,7 +7,7 @@ use super::{Replica, Role, Settings};
 use crate::event::{Effect, Session};
 use crate::mutation::{self, Mutation};
 use quorate_api::wire::{Append, AppendAck, Mismatch};
-use quorate_api::{Entry, EntryId, Incarnation, Position};
+use quorate_api::{DiskRoom, Entry, EntryId, Incarnation, Position};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -22,6 +22,8 @@ pub(super) struct Peer {
     pub(super) matched: u64,
     /// Highest round it confirmed.
     pub(super) round: u64,
+    /// Room on its disk, as it said last.
+    pub(super) disk: DiskRoom,
     /// Commit index that it was told.
     pub(super) told: u64,
     pub(super) heard_at: u64,
@@ -45,6 +47,8 @@ pub(super) enum Stream {
     Reading { next: u64 },
     /// Waits for a snapshot to arrive.
     Snapshot,
+    /// Waits for room on the member's disk, of which its answers tell.
+    Full,
     /// There is no connection.
     Down,
 }
@@ -55,6 +59,18 @@ fn log_reading(session: Session, after: u64, max_bytes: usize, out: &mut Vec<Eff
     Stream::Reading { next: after + 1 }
 }
 
+/// Whether a member that just answered can be sent entries. One that cannot is sent none until it says otherwise; a
+/// snapshot that is on its way finds out for itself.
+fn has_room(peer: &mut Peer) -> bool {
+    if peer.disk != DiskRoom::Full {
+        return true;
+    }
+    if matches!(peer.stream, Stream::Open { .. } | Stream::Probe { .. }) {
+        peer.stream = Stream::Full;
+    }
+    false
+}
+
 impl Peer {
     pub(super) fn new(session: Option<Session>, now: u64) -> Self {
         Self {
@@ -63,6 +79,7 @@ impl Peer {
             stream: Stream::Snapshot,
             matched: 0,
             round: 0,
+            disk: DiskRoom::Ample,
             told: 0,
             heard_at: now,
             sent_at: now,
@@ -117,6 +134,8 @@ impl Replica {
         {
             peer.session = None;
             peer.stream = Stream::Down;
+            // What it said of its disk was before.
+            peer.disk = DiskRoom::Ample;
         }
     }
 
@@ -227,7 +246,7 @@ impl Replica {
                 // Position 0 fits every log: a sign that needs no agreement.
                 let prev = match &state.stream {
                     Stream::Open { next, .. } => self.log.position_at(*next - 1).unwrap_or_default(),
-                    Stream::Probe { .. } | Stream::Reading { .. } | Stream::Snapshot | Stream::Down => Position::default(),
+                    Stream::Probe { .. } | Stream::Reading { .. } | Stream::Snapshot | Stream::Full | Stream::Down => Position::default(),
                 };
                 out.push(Effect::Send(
                     session,
@@ -265,6 +284,18 @@ impl Replica {
         peer.round = peer.round.max(ack.round);
         if ack.durable > peer.matched {
             peer.matched = ack.durable;
+        }
+        peer.disk = ack.disk;
+        let waited = matches!(peer.stream, Stream::Full);
+        if !has_room(peer) || waited {
+            if !matches!(peer.disk, DiskRoom::Full) {
+                // This answer tells of the room, and is none to the probe.
+                self.probe(incarnation, now, out);
+            }
+            self.advance_commit(out);
+            self.answer_readers(out);
+            self.flush(now, out);
+            return;
         }
         let mut agreed = None;
         match (&mut peer.stream, ack.mismatch) {
@@ -399,7 +430,7 @@ impl Replica {
                 Stream::Open {
                     in_flight, progress_at, ..
                 } if !in_flight.is_empty() => Some(*progress_at),
-                Stream::Open { .. } | Stream::Reading { .. } | Stream::Snapshot | Stream::Down => None,
+                Stream::Open { .. } | Stream::Reading { .. } | Stream::Snapshot | Stream::Full | Stream::Down => None,
             };
             if stuck_since.is_some_and(|since| now.saturating_sub(since) >= resend_millis) {
                 lost.push(incarnation);

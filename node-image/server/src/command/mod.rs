@@ -36,7 +36,7 @@ mod view;
 pub use reads::{Reads, Standing};
 pub use routes::{Routes, node_id};
 pub use session::ClientSession;
-pub use view::{NodeEndpoint, NodeView};
+pub use view::{NoRoom, NodeEndpoint, NodeView};
 
 use crate::keyspace::{Access, Keyspace};
 use crate::resp::Writer;
@@ -238,8 +238,10 @@ fn admit(command: &Command, context: &Context<'_>, session: &ClientSession, args
         }
         session.reads.refusal(session.standing)?;
     }
-    if command.kind == Kind::Write && view.disk_full {
-        return Err("MISCONF The disk of this node is full: writes are refused until there is room. The command changed nothing".into());
+    if command.kind == Kind::Write
+        && let Some(no_room) = view.no_room
+    {
+        return Err(format!("MISCONF Writes are refused until there is room: {no_room}. The command changed nothing").into());
     }
     if command.grows && view.max_memory > 0 && context.keyspace.memory_bytes() >= view.max_memory {
         return Err("OOM command not allowed when used memory > 'maxmemory'.".into());

@@ -1,6 +1,7 @@
 //! The node and its group as commands see them.
 
 use super::routes::Routes;
+use std::fmt;
 
 /// A member as clients are told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +14,32 @@ pub struct NodeEndpoint {
     pub port: u16,
     /// Whether this node has a connection to it.
     pub up: bool,
+}
+
+/// Whose disks are full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// This node's.
+    Own,
+    /// Those of too many members.
+    Members {
+        /// Members with room, this one included.
+        have: usize,
+        /// Members that a write needs.
+        needed: usize,
+    },
+}
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own => f.write_str("the disk of this node is full"),
+            Self::Members { have, needed } => write!(
+                f,
+                "the disks of other members are full: {have} of the {needed} members that a write needs have room"
+            ),
+        }
+    }
 }
 
 /// See the module.
@@ -42,8 +69,8 @@ pub struct NodeView {
     pub page_cache: bool,
     /// Bytes of data beyond which writes that need memory are refused; 0 for none.
     pub max_memory: u64,
-    /// The disk has no room for more of the log: writes are refused.
-    pub disk_full: bool,
+    /// Set while writes are refused because there is no room for more of the log.
+    pub no_room: Option<NoRoom>,
     /// The store's name.
     pub store: String,
     /// Connected clients.

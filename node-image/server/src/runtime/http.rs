@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use quorate_api::{NodeRole, NodeStatus};
+use quorate_api::{DiskRoom, NodeRole, NodeStatus};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -107,6 +107,16 @@ async fn metrics(State(asking): State<Asking>) -> Result<String, StatusCode> {
             "serving",
             "1 while this node serves as primary",
             u64::from(status.role == NodeRole::Primary),
+        ),
+        (
+            "disk_full",
+            "1 while the disk has no room for the next segment of the log",
+            u64::from(status.disk != DiskRoom::Ample),
+        ),
+        (
+            "writes_refused",
+            "1 while writes are refused for want of room, here or at too many members",
+            u64::from(status.writes_refused.is_some()),
         ),
         ("damaged", "1 while log entries are unreadable here", u64::from(status.damaged)),
         (

@@ -1,13 +1,18 @@
 //! The second thread: writes and syncs the primary's log while the core goes on.
 //!
 //! A batch is whatever was queued while the last sync ran. A failed write or sync ends the process: after it, nobody
-//! knows what is on the disk, and a retry would only pretend to.
+//! knows what is on the disk, and a retry would only pretend to. A disk without room is no failure: entries wait here for
+//! it, as few as were under way, because a primary whose disk is full takes no more.
 
 use crate::storage::{Log, StorageError};
 use quorate_api::Entry;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
+
+/// Between two looks for room while entries wait for it.
+const RETRY: Duration = Duration::from_millis(200);
 
 enum Job {
     Append {
@@ -15,7 +20,7 @@ enum Job {
         commit: u64,
         entries: Vec<Arc<Entry>>,
     },
-    Drain(SyncSender<()>),
+    Drain(SyncSender<Vec<Arc<Entry>>>),
 }
 
 /// See the module.
@@ -51,45 +56,75 @@ impl LogThread {
             .expect("the log thread outlives its queue");
     }
 
-    /// Waits until everything queued is durable.
-    pub fn drain(&self) {
+    /// Waits until everything queued is durable, but for what there is no room for: that is given back.
+    #[must_use]
+    pub fn drain(&self) -> Vec<Arc<Entry>> {
         let (done, wait) = sync_channel(1);
         self.jobs.send(Job::Drain(done)).expect("the log thread outlives its queue");
-        wait.recv().expect("the log thread answers every drain");
+        wait.recv().expect("the log thread answers every drain")
+    }
+}
+
+/// What is to be written.
+#[derive(Default)]
+struct Backlog {
+    generation: u64,
+    commit: u64,
+    entries: Vec<Arc<Entry>>,
+}
+
+impl Backlog {
+    fn add(&mut self, generation: u64, commit: u64, mut entries: Vec<Arc<Entry>>) {
+        (self.generation, self.commit) = (generation, commit);
+        if self.entries.is_empty() {
+            self.entries = entries;
+        } else {
+            self.entries.append(&mut entries);
+        }
+    }
+
+    /// Writes what there is room for, and gives the durable index if that was something.
+    fn write(&mut self, log: &Mutex<Log>) -> Option<u64> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        let mut log = log.lock().expect("a thread that fails with the log in hand ends the process");
+        let written = or_abort(log.append(&self.entries, self.commit));
+        self.entries.drain(..written);
+        (written > 0).then(|| or_abort(log.sync()))
     }
 }
 
 fn run(log: &Mutex<Log>, queue: &Receiver<Job>, durable: &UnboundedSender<Durable>) {
-    while let Ok(first) = queue.recv() {
-        let mut generation = 0;
-        let mut drains = Vec::new();
-        let index = {
-            let mut log = log.lock().expect("a thread that fails with the log in hand ends the process");
-            let mut wrote = false;
-            for job in std::iter::once(first).chain(queue.try_iter()) {
-                match job {
-                    Job::Append {
-                        generation: newer,
-                        commit,
-                        entries,
-                    } => {
-                        or_abort(log.append(&entries, commit));
-                        generation = newer;
-                        wrote = true;
-                    }
-                    Job::Drain(done) => drains.push(done),
-                }
-            }
-            if wrote { Some(or_abort(log.sync())) } else { None }
+    let mut backlog = Backlog::default();
+    loop {
+        let first = if backlog.entries.is_empty() {
+            queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            queue.recv_timeout(RETRY)
         };
-        if let Some(index) = index
-            && durable.send((generation, index)).is_err()
+        if matches!(first, Err(RecvTimeoutError::Disconnected)) {
+            return;
+        }
+        let mut drains = Vec::new();
+        for job in first.into_iter().chain(queue.try_iter()) {
+            match job {
+                Job::Append {
+                    generation,
+                    commit,
+                    entries,
+                } => backlog.add(generation, commit, entries),
+                Job::Drain(done) => drains.push(done),
+            }
+        }
+        if let Some(index) = backlog.write(log)
+            && durable.send((backlog.generation, index)).is_err()
         {
             return;
         }
         for done in drains {
             // Whoever asked may be gone; nothing depends on it then.
-            let _ = done.send(());
+            let _ = done.send(std::mem::take(&mut backlog.entries));
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod clients;
 pub mod connection;
+mod disk;
 pub mod follower_reads;
 pub mod http;
 pub mod log_thread;

@@ -264,8 +264,8 @@ impl Node {
     fn lacks_room(&self) -> Option<String> {
         let limit = self.view().max_memory;
         let used = self.keyspace().memory_bytes() + self.keyspace().staged_bytes();
-        if self.view().disk_full {
-            return Some("the disk of the target is full".to_owned());
+        if let Some(no_room) = self.no_room() {
+            return Some(format!("at the target, {no_room}"));
         }
         (limit > 0 && used >= limit).then(|| "the target has no memory left".to_owned())
     }

@@ -11,14 +11,16 @@ use super::follower_reads::Asking;
 use super::log_thread::{LogThread, or_abort};
 use super::moves::Moves;
 use super::snapshots::Snapshots;
-use crate::command::{Context, Holders, NodeEndpoint, NodeView, node_id};
+use crate::command::{Context, Holders, NoRoom, NodeEndpoint, NodeView, node_id};
 use crate::durability;
 use crate::keyspace::{self, Change, Keyspace};
 use crate::restore::load_snapshot;
 use crate::storage::{Log, LogReader, Superblock, TailDirectory};
 use bytes::BytesMut;
 use quorate_api::wire::{NodeAddresses, Reply, Request};
-use quorate_api::{Entry, EntryBody, EntryId, Epoch, Incarnation, Member, NodeRole, NodeStatus, Position, PrimaryView, ReplicaId};
+use quorate_api::{
+    DiskRoom, Entry, EntryBody, EntryId, Epoch, Incarnation, Member, NodeRole, NodeStatus, Position, PrimaryView, ReplicaId,
+};
 use quorate_protocol::{Effect, Event, HardState, Replica, Session, Tail};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -100,6 +102,8 @@ struct Outline {
     links: usize,
     damaged: bool,
     terminating: bool,
+    disk: DiskRoom,
+    no_room: Option<NoRoom>,
 }
 
 /// What a node is made of when it starts.
@@ -149,6 +153,8 @@ pub struct Node {
     live: BTreeMap<Incarnation, NodeAddresses>,
     view: NodeView,
     unsynced: Option<u64>,
+    /// See [`super::disk`].
+    unwritten: Vec<Arc<Entry>>,
     /// The log thread was given entries and has not been waited for since.
     log_thread_used: bool,
     started: Instant,
@@ -181,6 +187,7 @@ impl Node {
             next_session: 1,
             live: BTreeMap::new(),
             unsynced: None,
+            unwritten: Vec::new(),
             log_thread_used: false,
             started: Instant::now(),
             random: SmallRng::from_rng(&mut rand::rng()),
@@ -364,7 +371,7 @@ impl Node {
         if self.pending.len() > MAX_PENDING_BYTES {
             self.propose_pending();
         }
-        self.view.disk_full = self.parts.reader.is_full();
+        self.view.no_room = self.no_room();
         self.view.page_cache = self.parts.stored.page_cache.is_some();
         let (clock_millis, pending_index) = (self.clock(), self.parts.replica.last().index + 1);
         run(&mut Context {
@@ -480,6 +487,13 @@ impl Node {
     /// Gives the core one input and carries out what follows. Entries that a follower takes are synced by [`Node::settle`].
     pub fn step(&mut self, event: Event) {
         self.propose_pending();
+        if let Event::Request {
+            request: Request::Append(append),
+            ..
+        } = &event
+        {
+            self.look_at_disk(&append.entries);
+        }
         let mut effects = Vec::new();
         self.parts.replica.step(event, self.now(), &mut effects);
         self.carry_out(effects);
@@ -500,8 +514,9 @@ impl Node {
 
     /// Time passed.
     pub fn tick(&mut self) {
-        self.view.disk_full = self.parts.reader.is_full();
-        if self.parts.replica.serving() && self.may_execute() && !self.view.disk_full {
+        self.tend_disk();
+        self.view.no_room = self.no_room();
+        if self.parts.replica.serving() && self.may_execute() && self.view.no_room.is_none() {
             let (clock, index) = (self.clock(), self.parts.replica.last().index + 1);
             let mut change = Change {
                 effects: &mut self.pending,
@@ -557,6 +572,7 @@ impl Node {
                 Effect::KeepAside(tail) => self.keep_aside(&tail),
                 Effect::TruncateLog(index) => {
                     self.drain_log_thread();
+                    self.unwritten.retain(|entry| entry.id.index <= index);
                     self.snapshots.cut_after(index);
                     or_abort(lock(&self.parts.log).truncate_after(index));
                 }
@@ -600,6 +616,8 @@ impl Node {
             links: replica.link_count(),
             damaged: replica.damaged(),
             terminating: self.handing_over,
+            disk: replica.disk(),
+            no_room: self.no_room(),
         };
         let before = self.outline.replace(outline);
         if before == Some(outline) {
@@ -631,18 +649,20 @@ impl Node {
         if matches!(self.parts.replica.role(), NodeRole::Primary | NodeRole::Activating) {
             // Peers first: their sync runs while ours does.
             self.kick();
-            self.parts.log_thread.append(generation, commit, entries);
+            let mut all = std::mem::take(&mut self.unwritten);
+            all.extend(entries);
+            self.parts.log_thread.append(generation, commit, all);
             self.log_thread_used = true;
         } else {
             self.drain_log_thread();
-            or_abort(lock(&self.parts.log).append(&entries, commit));
-            self.unsynced = Some(generation);
+            self.unwritten.extend(entries);
+            self.write_in_line(generation, commit);
         }
     }
 
     fn drain_log_thread(&mut self) {
         if std::mem::take(&mut self.log_thread_used) {
-            self.parts.log_thread.drain();
+            self.unwritten.extend(self.parts.log_thread.drain());
         }
     }
 
@@ -663,6 +683,24 @@ impl Node {
             %epoch,
             "writes that were acknowledged before they were committed are cut off and kept aside"
         );
+    }
+
+    fn write_in_line(&mut self, generation: u64, commit: u64) {
+        let written = or_abort(lock(&self.parts.log).append(&self.unwritten, commit));
+        self.unwritten.drain(..written);
+        if written > 0 {
+            self.unsynced = Some(generation);
+        }
+    }
+
+    /// Whether the core gave entries to this thread that found no room.
+    pub(super) fn has_unwritten(&self) -> bool {
+        !self.unwritten.is_empty()
+    }
+
+    /// Tries anew to write them, as a follower. [`Node::settle`] syncs them.
+    pub(super) fn write_unwritten(&mut self) {
+        self.write_in_line(self.parts.replica.generation(), self.parts.replica.commit());
     }
 
     fn apply(&mut self, entries: &[Arc<Entry>]) {
@@ -698,6 +736,9 @@ impl Node {
         while after < commit {
             let read = or_abort(self.parts.reader.read(after, 8 << 20));
             let (_, mut entries) = read.expect("the log reaches back to the newest snapshot");
+            if entries.is_empty() {
+                entries = self.unwritten.iter().filter(|entry| entry.id.index > after).cloned().collect();
+            }
             entries.retain(|entry| entry.id.index <= commit);
             let last = entries.last().expect("the log holds every committed entry above the snapshot");
             after = last.id.index;
@@ -717,6 +758,7 @@ impl Node {
         self.drain_log_thread();
         or_abort(lock(&self.parts.log).restart_after(position));
         self.unsynced = None;
+        self.unwritten.clear();
     }
 
     /// Answers whoever waited for what is committed and confirmed by now.
@@ -802,13 +844,14 @@ impl Node {
             terminating: self.handing_over,
             keys: self.parts.keyspace.len(),
             memory_bytes: self.parts.keyspace.memory_bytes(),
-            writes_refused: self.view.disk_full.then(|| "the disk is full".to_owned()),
+            writes_refused: self.no_room().map(|no_room| no_room.to_string()),
             acknowledged: replica.acknowledged(),
             tails: self.parts.tails.told().to_vec(),
             page_cache: self.parts.stored.page_cache.is_some(),
             // 0 would say that this node does not tell.
             uptime_millis: now.max(1),
             slots: Some(self.slots_status()),
+            disk: self.log_reader().room(&[]).max(replica.disk()),
         }
     }
 

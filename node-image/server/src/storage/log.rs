@@ -6,17 +6,18 @@
 //! a record. Zeros end the log.
 //!
 //! Invariants: a segment is synced before the next one is begun · a cut is durable before anything is written over it ·
-//! the log is given back from its front in whole segments, and only what a durable snapshot covers.
+//! the log is given back from its front in whole segments, and only what a durable snapshot covers · want of room shows
+//! where a segment is begun, before anything of it is in use, and is no failure: what was not written can be later.
 //! It does not decide what is committed or what may be given back.
 
 use super::recovery::{self, Recovered};
 use super::{StorageError, Tried, sync_directory};
 use bytes::{Bytes, BytesMut};
-use quorate_api::{Entry, EntryId, Epoch, Position};
+use quorate_api::{DiskRoom, Entry, EntryId, Epoch, Position};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -94,16 +95,18 @@ pub struct Log {
 /// The thread that fills the next segment's file.
 #[derive(Debug)]
 struct Ahead {
-    thread: JoinHandle<bool>,
+    thread: JoinHandle<Option<u64>>,
     stop: Arc<AtomicBool>,
+    /// Size that is wanted: a segment's, or more for a longer entry.
+    wanted: Arc<AtomicU64>,
 }
 
 impl Ahead {
-    /// Ends the thread; true if the file is ready.
-    fn finish(self) -> bool {
+    /// Ends the thread; the size of the file if it is ready.
+    fn finish(self) -> Option<u64> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.thread().unpark();
-        self.thread.join().unwrap_or(false)
+        self.thread.join().unwrap_or(None)
     }
 }
 
@@ -139,7 +142,7 @@ impl Log {
             // What stands behind the last record is torn: it must not be there when something else is written before it.
             log.cut(last.id.index)?;
         }
-        log.prepare_ahead();
+        log.prepare_ahead(options.segment_bytes);
         Ok((log, recovered))
     }
 
@@ -158,37 +161,44 @@ impl Log {
         }
     }
 
-    /// Writes entries that continue the log, with the writer's commit index. Durable after [`Log::sync`].
+    /// Writes entries that continue the log, with the writer's commit index, and gives how many: fewer than all when there is
+    /// no room for more. Durable after [`Log::sync`].
     ///
     /// # Errors
     /// When the system refuses; the caller must not go on with this log.
     ///
     /// # Panics
     /// If the entries do not continue the log.
-    pub fn append(&mut self, entries: &[Arc<Entry>], commit: u64) -> Result<(), StorageError> {
-        let mut entries = entries.iter().peekable();
-        while let Some(first) = entries.peek() {
+    pub fn append(&mut self, entries: &[Arc<Entry>], commit: u64) -> Result<usize, StorageError> {
+        let mut written = 0;
+        while let Some(first) = entries.get(written) {
             assert_eq!(first.id.index, self.last.id.index + 1, "log entries are contiguous");
-            self.make_room((RECORD_HEADER_LEN + first.encoded_len()) as u64)?;
+            if !self.make_room((RECORD_HEADER_LEN + first.encoded_len()) as u64)? {
+                break;
+            }
             let mut segments = self.index.write().unwrap_or_else(PoisonError::into_inner);
             let segment = segments.last_mut().expect("make_room leaves a segment");
             self.buffer.clear();
             let mut offsets = Vec::new();
-            while let Some(entry) = entries.peek() {
+            while let Some(entry) = entries.get(written + offsets.len()) {
                 let begin = self.buffer.len();
                 if segment.end + (begin + RECORD_HEADER_LEN + entry.encoded_len()) as u64 > segment.capacity {
                     break;
                 }
                 offsets.push(segment.end + begin as u64);
                 encode_record(entry, commit, self.durable, segment.salt, &mut self.buffer);
-                self.last = entry.position();
-                entries.next();
             }
-            segment.file.write_all_at(&self.buffer, segment.end).tried("write", &segment.path)?;
+            let wrote = segment.file.write_all_at(&self.buffer, segment.end).tried("write", &segment.path);
+            if !had_room(wrote)? {
+                // A file system that does not write in place. Whatever is there now is written over, and not synced before.
+                break;
+            }
+            written += offsets.len();
+            self.last = entries[written - 1].position();
             segment.end += self.buffer.len() as u64;
             segment.offsets.extend(offsets);
         }
-        Ok(())
+        Ok(written)
     }
 
     /// From now on [`Log::sync`] leaves entries in the page cache: they outlive this process and not the machine. What a
@@ -276,8 +286,8 @@ impl Log {
         segment.file.sync_data().tried("sync", &segment.path)
     }
 
-    /// Begins another segment when the current one cannot take `bytes`.
-    fn make_room(&mut self, bytes: u64) -> Result<(), StorageError> {
+    /// Begins another segment when the current one cannot take `bytes`; false if there is no room for one.
+    fn make_room(&mut self, bytes: u64) -> Result<bool, StorageError> {
         let fits = self
             .index
             .read()
@@ -285,20 +295,16 @@ impl Log {
             .last()
             .is_some_and(|s| s.end + bytes <= s.capacity);
         if fits {
-            return Ok(());
+            return Ok(true);
+        }
+        let needed = self.options.segment_bytes.max(SEGMENT_HEADER_LEN as u64 + bytes);
+        let ahead = self.directory.join("ahead");
+        if !self.await_ahead(&ahead, needed)? {
+            return Ok(false);
         }
         // Records behind this point claim that what is before them is durable.
         self.sync_to_disk()?;
-        let first = self.last.id.index + 1;
-        let (ahead, path) = (self.directory.join("ahead"), self.directory.join(format!("{first:020}.log")));
-        let ready = match self.ahead.take() {
-            Some(ahead) => ahead.finish(),
-            None => false,
-        };
-        let needed = self.options.segment_bytes.max(SEGMENT_HEADER_LEN as u64 + bytes);
-        if !ready || needed > self.options.segment_bytes {
-            prepare(&ahead, needed)?;
-        }
+        let path = self.directory.join(format!("{:020}.log", self.last.id.index + 1));
         let file = File::options().read(true).write(true).open(&ahead).tried("open", &ahead)?;
         let salt: u64 = rand::random();
         file.write_all_at(&encode_header(salt, self.last), 0).tried("write", &ahead)?;
@@ -316,33 +322,59 @@ impl Log {
             capacity,
         };
         self.index.write().unwrap_or_else(PoisonError::into_inner).push(segment);
-        self.prepare_ahead();
-        Ok(())
+        self.prepare_ahead(self.options.segment_bytes);
+        Ok(true)
+    }
+
+    /// Has a file of `needed` bytes for the next segment; false if there is no room for it, and somebody looks for it.
+    fn await_ahead(&mut self, path: &Path, needed: u64) -> Result<bool, StorageError> {
+        if self.full.load(Ordering::Relaxed)
+            && let Some(ahead) = &self.ahead
+        {
+            // It tries again by itself; whoever writes must not wait for it.
+            ahead.wanted.fetch_max(needed, Ordering::Relaxed);
+            return Ok(false);
+        }
+        let ready = self.ahead.take().and_then(Ahead::finish);
+        if ready.is_some_and(|bytes| bytes >= needed) {
+            return Ok(true);
+        }
+        let made = had_room(prepare(path, needed))?;
+        self.full.store(!made, Ordering::Relaxed);
+        if !made {
+            self.prepare_ahead(needed);
+        }
+        Ok(made)
     }
 
     /// Fills the file of the next segment while this one is written, trying again while there is no room.
-    fn prepare_ahead(&mut self) {
-        let (path, bytes, full) = (self.directory.join("ahead"), self.options.segment_bytes, Arc::clone(&self.full));
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+    fn prepare_ahead(&mut self, bytes: u64) {
+        let (path, full) = (self.directory.join("ahead"), Arc::clone(&self.full));
+        let (stop, wanted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(bytes)));
+        let (stopped, asked) = (Arc::clone(&stop), Arc::clone(&wanted));
         let fill = move || loop {
-            let made = prepare(&path, bytes);
+            let size = asked.load(Ordering::Relaxed);
+            let made = prepare(&path, size);
             if let Err(error) = &made
                 && !full.swap(true, Ordering::Relaxed)
             {
-                tracing::error!(%error, "no room for the next segment of the log: writes are refused");
+                tracing::error!(%error, "no room for the next segment of the log: no more entries are taken than the current one holds");
             }
-            if made.is_ok() {
-                full.store(false, Ordering::Relaxed);
-                return true;
+            if made.is_ok() && asked.load(Ordering::Relaxed) == size {
+                if full.swap(false, Ordering::Relaxed) {
+                    tracing::info!("there is room for the log again");
+                }
+                return Some(size);
             }
             if stopped.load(Ordering::Relaxed) {
-                return false;
+                return None;
             }
-            std::thread::park_timeout(RETRY);
+            if made.is_err() {
+                std::thread::park_timeout(RETRY);
+            }
         };
         let thread = std::thread::Builder::new().name("log-ahead".into()).spawn(fill).ok();
-        self.ahead = thread.map(|thread| Ahead { thread, stop });
+        self.ahead = thread.map(|thread| Ahead { thread, stop, wanted });
     }
 }
 
@@ -387,10 +419,16 @@ impl LogReader {
         Ok(position.map(|position| (position, entries)))
     }
 
-    /// True while there is no room for the next segment: the current one still takes what is under way.
+    /// How much more the disk takes, for one who has these entries to write.
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
+    pub fn room(&self, entries: &[Arc<Entry>]) -> DiskRoom {
+        if !self.full.load(Ordering::Relaxed) {
+            return DiskRoom::Ample;
+        }
+        let bytes: usize = entries.iter().map(|entry| RECORD_HEADER_LEN + entry.encoded_len()).sum();
+        let segments = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let left = segments.last().map_or(0, |segment| segment.capacity - segment.end);
+        if bytes as u64 <= left { DiskRoom::Tight } else { DiskRoom::Full }
     }
 
     /// Bytes of the entries after `index`.
@@ -497,6 +535,15 @@ pub(super) fn decode_header(bytes: &[u8]) -> Option<(u64, Position)> {
         chain: number(40)?,
     };
     Some((number(8)?, prev))
+}
+
+/// Whether something was done, or there was no room for it.
+fn had_room(outcome: Result<(), StorageError>) -> Result<bool, StorageError> {
+    match outcome {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_no_room() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Writes a file of zeros, so that a later sync has only data to write. One that did not fit leaves its room to others.

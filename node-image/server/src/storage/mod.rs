@@ -38,6 +38,15 @@ pub enum StorageError {
     Locked(String),
 }
 
+impl StorageError {
+    /// Whether there was no room, or no more of it allowed.
+    #[must_use]
+    pub fn is_no_room(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+}
+
 /// Adds what was tried to an I/O error.
 trait Tried<T> {
     fn tried(self, what: &str, path: &Path) -> Result<T, StorageError>;

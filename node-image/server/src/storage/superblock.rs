@@ -3,6 +3,7 @@
 //! A slot: magic, sequence u64, length u32, crc32c u32 of sequence and JSON, JSON.
 
 use super::{StorageError, Tried, sync_directory};
+use rustix::fs::{FallocateFlags, fallocate};
 use serde::{Serialize, de::DeserializeOwned};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -32,6 +33,7 @@ impl Superblock {
             return Ok(None);
         }
         let file = File::options().read(true).write(true).open(&path).tried("open", &path)?;
+        allocate(&file, &path);
         let slots = [read_slot(&file, 0), read_slot(&file, 1)];
         let Some((sequence, json)) = slots.into_iter().flatten().max_by_key(|(sequence, _)| *sequence) else {
             return Err(StorageError::Corrupt(format!(
@@ -57,6 +59,7 @@ impl Superblock {
             .open(&fresh)
             .tried("create", &fresh)?;
         file.set_len(2 * SLOT_LEN).tried("extend", &fresh)?;
+        allocate(&file, &fresh);
         let mut superblock = Self {
             file,
             path: fresh.clone(),
@@ -94,6 +97,14 @@ impl Superblock {
             .write_all_at(&slot, self.sequence % 2 * SLOT_LEN)
             .tried("write", &self.path)?;
         self.file.sync_data().tried("sync", &self.path)
+    }
+}
+
+/// Takes the room for both slots: a disk that is full later must not keep a promise from being written.
+fn allocate(file: &File, path: &Path) {
+    if let Err(error) = fallocate(file, FallocateFlags::empty(), 0, 2 * SLOT_LEN) {
+        // A file system that cannot, or a disk that is full now: writes go on as long as they find room.
+        tracing::debug!(%error, path = %path.display(), "no room is kept for the superblock");
     }
 }
 

@@ -20,6 +20,7 @@ fn learner(ordinal: u32, matched: u64) -> PeerStatus {
         heard_millis_ago: 0,
         snapshot: false,
         learner: true,
+        disk: quorate_api::DiskRoom::Ample,
     }
 }
 

@@ -1,0 +1,60 @@
+//! Disks that are full or do not read: told, and no reason to fail over.
+
+use super::*;
+use crate::testing::status;
+use quorate_api::DiskRoom;
+
+fn events(plan: &Plan) -> Vec<&'static str> {
+    plan.notes.iter().map(|note| note.reason).collect()
+}
+
+#[test]
+fn a_replica_with_a_full_disk_is_named_while_writes_go_on() {
+    let mut world = World::of(well);
+    world.step();
+    status(&mut world.members[2]).disk = DiskRoom::Full;
+    status(&mut world.members[2]).writes_refused = Some("the disk of this node is full".to_owned());
+    let plan = world.step();
+    assert_eq!((plan.start.is_none(), events(&plan)), (true, vec!["DiskFull"]));
+    let (ready, reason, message) = condition(&plan.status, READY);
+    assert_eq!((&*ready, &*reason), ("False", "DiskFull"));
+    assert!(message.contains("orders-0-2") && message.contains("more room"), "{message}");
+    assert_eq!(condition(&plan.status, AVAILABLE).0, "True");
+    status(&mut world.members[2]).disk = DiskRoom::Ample;
+    assert_eq!(condition(&world.step().status, READY).0, "True");
+}
+
+#[test]
+fn a_primary_that_refuses_writes_is_not_available_and_not_replaced() {
+    for full in [vec![0], vec![1, 2]] {
+        let mut world = World::of(well);
+        world.step();
+        for &ordinal in &full {
+            status(&mut world.members[ordinal]).disk = DiskRoom::Tight;
+        }
+        status(&mut world.members[0]).writes_refused = Some("the disk is full".to_owned());
+        let plan = world.step();
+        assert_eq!(plan.start, None);
+        assert_eq!(plan.phase, Phase::Serving(incarnation(0), true), "{full:?}");
+        assert!(events(&plan).contains(&"WritesRefused"));
+        for condition in [AVAILABLE, READY].map(|type_| condition(&plan.status, type_)) {
+            assert_eq!((&*condition.0, &*condition.1), ("False", "DiskFull"));
+            for ordinal in &full {
+                assert!(condition.2.contains(&format!("orders-0-{ordinal}")), "{condition:?}");
+            }
+        }
+        assert_eq!(plan.status.shards[0].primary.as_deref(), Some("orders-0-0"), "reads go on");
+    }
+}
+
+#[test]
+fn a_damaged_log_is_told_until_it_is_repaired() {
+    let mut world = World::of(well);
+    world.step();
+    status(&mut world.members[1]).damaged = true;
+    let plan = world.step();
+    assert_eq!(events(&plan), ["Damaged"]);
+    let (ready, reason, message) = condition(&plan.status, READY);
+    assert_eq!((&*ready, &*reason), ("False", "Damaged"));
+    assert!(message.contains("orders-0-1"), "{message}");
+}
