@@ -60,6 +60,9 @@ pub struct NodeStatus {
     pub peers: Vec<PeerStatus>,
     /// True if entries are unreadable here until a peer repairs them.
     pub damaged: bool,
+    /// What the disk lost while this node ran, and what is being repaired from its state in memory.
+    #[serde(default)]
+    pub rot: Option<String>,
     /// True from SIGTERM on.
     pub terminating: bool,
     /// Keys held.
@@ -107,6 +110,7 @@ impl NodeStatus {
             primary: None,
             peers: Vec::new(),
             damaged: false,
+            rot: None,
             terminating: false,
             keys: 0,
             memory_bytes: 0,

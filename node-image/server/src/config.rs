@@ -1,12 +1,14 @@
 //! What a node is told when it starts: flags, each with an environment variable of its own.
 
 use crate::durability::Durability;
+use crate::runtime::scrub::ScrubSettings;
 use crate::runtime::snapshots::SnapshotSettings;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use quorate_api::StoreId;
 use quorate_api::wire::NodeAddresses;
 use std::path::PathBuf;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// How logs are written.
@@ -81,6 +83,12 @@ pub struct NodeArgs {
     /// Bytes of log kept before the last snapshot, so that a member that was away for a moment needs no snapshot.
     #[arg(long, env = "QUORATE_LOG_KEEP_BYTES", default_value_t = 32 << 20)]
     pub log_keep_bytes: u64,
+    /// Seconds between two passes of the scrub, which reads the volume again and repairs what does not read; 0 for none.
+    #[arg(long, env = "QUORATE_SCRUB_INTERVAL_SECONDS", default_value_t = 24 * 3600)]
+    pub scrub_interval_seconds: u64,
+    /// Bytes a second that the scrub reads; 0 for no limit.
+    #[arg(long, env = "QUORATE_SCRUB_BYTES_PER_SECOND", default_value_t = 16 << 20)]
+    pub scrub_bytes_per_second: u64,
     /// Bytes a second at which snapshots are written, and sent to a member; 0 for no limit.
     #[arg(long, env = "QUORATE_SNAPSHOT_BYTES_PER_SECOND", default_value_t = 100 << 20)]
     pub snapshot_bytes_per_second: u64,
@@ -100,6 +108,15 @@ impl NodeArgs {
             log_bytes: self.snapshot_log_bytes,
             keep_bytes: self.log_keep_bytes,
             bytes_per_second: self.snapshot_bytes_per_second,
+        }
+    }
+
+    /// How often the volume is read again, and how fast.
+    #[must_use]
+    pub fn scrub(&self) -> ScrubSettings {
+        ScrubSettings {
+            interval: Duration::from_secs(self.scrub_interval_seconds),
+            bytes_per_second: self.scrub_bytes_per_second,
         }
     }
 

@@ -7,7 +7,7 @@
 use crate::keyspace::{Keyspace, SnapshotError};
 use crate::storage::{Log, LogOptions, Recovered, SnapshotDirectory, SnapshotHead, SnapshotReader, StorageError};
 use anyhow::Context;
-use quorate_api::{EntryBody, EntryId, Position};
+use quorate_api::{EntryBody, EntryId, Epoch, Position};
 use quorate_protocol::LogView;
 use std::path::{Path, PathBuf};
 
@@ -51,7 +51,8 @@ pub fn load_snapshot(path: PathBuf, mut block: impl FnMut()) -> Result<(Snapshot
     Ok((head, keyspace))
 }
 
-/// See the module. `remember` makes durable that entries up to the one given cannot be read here.
+/// See the module. `promised` is the highest epoch that entries here can be of; `remember` makes durable that entries up to
+/// the one given cannot be read here.
 ///
 /// Entries up to `settled` are known to be committed, beside what the log and the snapshot tell.
 ///
@@ -62,6 +63,7 @@ pub fn restore(
     options: LogOptions,
     snapshots: &SnapshotDirectory,
     settled: u64,
+    promised: Epoch,
     mut remember: impl FnMut(EntryId) -> anyhow::Result<()>,
 ) -> anyhow::Result<Restored> {
     let (mut log, recovered) = Log::open(log_directory, options)?;
@@ -70,6 +72,7 @@ pub fn restore(
         entries,
         commit_hint,
         damage,
+        headless,
     } = recovered;
     let (found, damaged) = newest(snapshots)?;
     let covered = found.as_ref().map_or(0, |(head, _)| head.position.id.index);
@@ -78,10 +81,15 @@ pub fn restore(
     {
         tracing::error!(first = damage.first, last = ?damage.last, "log entries that were durable do not read: waiting for peers to repair them");
         // This replica may be the only one that acknowledged them.
-        remember(damage.last)?;
+        let epoch = if damage.open_end {
+            promised.max(damage.last.epoch)
+        } else {
+            damage.last.epoch
+        };
+        remember(EntryId { epoch, ..damage.last })?;
     }
     if damage.is_some() {
-        log.truncate_after(log.last().id.index)?;
+        log.cut_damage(&headless)?;
     }
     if damaged && base.id.index > covered {
         tracing::error!(
@@ -166,8 +174,8 @@ fn newest(snapshots: &SnapshotDirectory) -> anyhow::Result<(Option<(SnapshotHead
     for index in snapshots.indexes()? {
         match load_snapshot(snapshots.path(index), || ()) {
             Ok(found) => return Ok((Some(found), damaged)),
-            Err(LoadError::Storage(StorageError::Corrupt(reason))) => {
-                tracing::error!(reason, "a snapshot does not read");
+            Err(LoadError::Storage(error)) if error.is_damage() => {
+                tracing::error!(%error, "a snapshot does not read");
                 snapshots.put_aside(index)?;
                 damaged = true;
             }
@@ -181,10 +189,10 @@ fn newest(snapshots: &SnapshotDirectory) -> anyhow::Result<(Option<(SnapshotHead
 mod tests {
     use super::*;
     use crate::keyspace::{Change, NEVER, Value};
-    use crate::storage::SnapshotWriter;
+    use crate::storage::{SnapshotWriter, crash};
     use bytes::BytesMut;
     use quorate_api::slot::slot_of;
-    use quorate_api::{Configuration, Entry, Epoch, Incarnation, Member};
+    use quorate_api::{Configuration, Entry, Incarnation, Member};
     use std::sync::Arc;
 
     const OPTIONS: LogOptions = LogOptions { segment_bytes: 4096 };
@@ -302,7 +310,7 @@ mod tests {
 
         fn restore(&self) -> (Restored, Option<EntryId>) {
             let mut lost = None;
-            let restored = restore(&self.log_path(), OPTIONS, &self.directory(), 0, |id| {
+            let restored = restore(&self.log_path(), OPTIONS, &self.directory(), 0, epoch(9), |id| {
                 lost = lost.max(Some(id));
                 Ok(())
             });
@@ -414,7 +422,7 @@ mod tests {
         volume.publish_snapshot(&volume.entries, 60);
         volume.trim(60);
         std::fs::remove_file(volume.directory().path(60)).unwrap();
-        let refused = restore(&volume.log_path(), OPTIONS, &volume.directory(), 0, |_| Ok(()));
+        let refused = restore(&volume.log_path(), OPTIONS, &volume.directory(), 0, epoch(9), |_| Ok(()));
         assert!(refused.unwrap_err().to_string().contains("a part of the volume is missing"));
     }
 
@@ -434,5 +442,99 @@ mod tests {
             assert!(commit >= covered && restored.log.last().id.index >= covered);
             assert!(restored.keyspace == state_at(&volume.entries, commit));
         }
+    }
+
+    #[test]
+    fn a_segment_whose_head_does_not_read_is_damage_and_not_the_end_of_the_node() {
+        let whole = Volume::new(100);
+        let count = whole.segments().len();
+        for place in 0..count {
+            let volume = Volume::new(100);
+            let path = &volume.segments()[place];
+            let mut bytes = std::fs::read(path).unwrap();
+            bytes[20] ^= 1;
+            std::fs::write(path, bytes).unwrap();
+            let (mut restored, lost) = volume.restore();
+            let (lost, last) = (lost.unwrap(), volume.entries.last().unwrap().id);
+            assert!(lost >= last, "{lost:?} bounds what was lost up to {last:?}");
+            assert_eq!(lost.epoch, if place + 1 == count { epoch(9) } else { epoch(1) });
+            assert!(restored.commit <= restored.log.last().id.index);
+            assert!(restored.keyspace == state_at(&volume.entries, restored.commit));
+            // Peers send the rest.
+            let held = restored.log.last().id.index as usize;
+            restored.log.append(&volume.entries[held..], last.index).unwrap();
+            restored.log.sync().unwrap();
+            drop(restored);
+            assert_comes_back(&volume, &volume.entries, 0, last.index, last.index);
+        }
+    }
+
+    /// Runs `change` with an end of the process before each of its operations, and shows what is left to `check`.
+    fn at_every_end(volume: impl Fn() -> Volume, change: impl Fn(&Volume) -> Result<(), StorageError>, check: impl Fn(&Volume, bool)) {
+        for operations in 0.. {
+            let volume = volume();
+            // As it is left by a process that ends: nothing runs after the failure.
+            crash::after(Some(operations));
+            let done = change(&volume).is_ok();
+            crash::after(None);
+            check(&volume, done);
+            if done {
+                println!("{operations} operations");
+                assert!(operations > 3, "the change does nothing");
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn an_installation_that_ends_before_any_of_its_operations_leaves_the_old_state_or_the_new_one() {
+        let theirs = entries(200, 2);
+        let received = || {
+            let volume = Volume::new(300);
+            Volume::write_snapshot(&volume.directory(), &theirs, 150);
+            volume
+        };
+        let install = |volume: &Volume| {
+            let (mut log, _) = Log::open(&volume.log_path(), OPTIONS)?;
+            let directory = SnapshotDirectory {
+                path: volume.folder.path().join("snapshots"),
+            };
+            directory.publish(&directory.partial("own"), 150)?;
+            log.restart_after(theirs[149].position())?;
+            directory.remove_before(150)
+        };
+        at_every_end(received, install, |volume, done| {
+            let published = volume.directory().path(150).exists();
+            assert!(published || !done);
+            if published {
+                assert_comes_back(volume, &theirs, 150, 150, 150);
+            } else {
+                assert_comes_back(volume, &volume.entries, 0, 301, 300);
+            }
+        });
+    }
+
+    #[test]
+    fn an_own_snapshot_that_ends_before_any_of_its_operations_changes_nothing_of_the_state() {
+        let written = || {
+            let volume = Volume::new(300);
+            volume.publish_snapshot(&volume.entries, 40);
+            Volume::write_snapshot(&volume.directory(), &volume.entries, 250);
+            volume
+        };
+        let publish = |volume: &Volume| {
+            let (log, _) = Log::open(&volume.log_path(), OPTIONS)?;
+            let directory = SnapshotDirectory {
+                path: volume.folder.path().join("snapshots"),
+            };
+            directory.publish(&directory.partial("own"), 250)?;
+            directory.remove_before(250)?;
+            let boundary = log.reader().boundary(250, 0).expect("the log reaches there");
+            log.reader().trim(boundary)
+        };
+        at_every_end(written, publish, |volume, _| {
+            let base = volume.restore().0.view.base().id.index;
+            assert_comes_back(volume, &volume.entries, base, 301, 300);
+        });
     }
 }

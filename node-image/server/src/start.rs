@@ -8,6 +8,7 @@ use crate::restore::{Restored, restore};
 use crate::runtime::log_thread::{Durable, LogThread};
 use crate::runtime::moves::{self, CopyJob, Moves};
 use crate::runtime::node::{Node, Parts, Stored};
+use crate::runtime::scrub::Scrub;
 use crate::runtime::snapshot_thread::{Report, SnapshotThread};
 use crate::runtime::snapshots::{self, Snapshots};
 use crate::runtime::{Shared, clients, flush, http, peers, tick};
@@ -134,6 +135,7 @@ fn recover(
     durability::take_up(&mut stored, &mut superblock, &args.boot_id_file)?;
     let id = stored.id;
     let tails = TailDirectory::open(args.data_dir.join("tails"))?;
+    let (settled, promised) = (stored.hard.settled, stored.hard.promised);
     let snapshots = SnapshotDirectory::open(args.data_dir.join("snapshots"))?;
     let Restored {
         mut log,
@@ -141,7 +143,7 @@ fn recover(
         keyspace,
         commit,
         snapshot,
-    } = restore(&directory, options, &snapshots, stored.hard.settled, |lost| {
+    } = restore(&directory, options, &snapshots, settled, promised, |lost| {
         stored.hard.unreadable = stored.hard.unreadable.max(Some(lost));
         superblock.write(&stored).map_err(Into::into)
     })?;
@@ -151,6 +153,7 @@ fn recover(
     let log = Arc::new(Mutex::new(log));
     let log_thread = LogThread::start(Arc::clone(&log), durable)?;
     let settings = args.snapshots();
+    let scrub = Scrub::start(args.scrub(), reader.clone(), snapshots.clone(), reports.clone())?;
     let snapshot_thread = SnapshotThread::start(snapshots.clone(), reader.clone(), settings.bytes_per_second, reports)?;
     let snapshots = Snapshots::new(settings, snapshots, snapshot_thread, snapshot, requests);
     let parts = Parts {
@@ -168,5 +171,5 @@ fn recover(
         store: args.store_name.clone(),
         password: args.password()?,
     };
-    Ok(Node::new(parts, snapshots, Moves::new(copies)))
+    Ok(Node::new(parts, snapshots, Moves::new(copies), scrub))
 }

@@ -28,6 +28,13 @@ pub(super) fn ill(seen: &Observation<'_>) -> Option<(&'static str, String)> {
         let text = format!("no room for the log: {}; {WAY_OUT}", full(seen));
         return Some((reasons::DISK_FULL, text));
     }
+    if let Some((member, rot)) = heard(seen).find_map(|(member, status)| Some((member, status.rot.as_ref()?))) {
+        let text = format!(
+            "the disk of {} lost what it held ({rot}): a snapshot of its state in memory takes its place, by itself",
+            member.pod
+        );
+        return Some((reasons::DAMAGED, text));
+    }
     let damaged = heard(seen)
         .filter(|(_, status)| status.damaged)
         .map(|(member, _)| member.pod.as_str());

@@ -30,6 +30,7 @@ struct Snapshot {
     snapshot: u64,
     suspicions: [u64; 2],
     longest_freeze_millis: u64,
+    scrub: [u64; 4],
 }
 
 type Asking = mpsc::Sender<oneshot::Sender<Snapshot>>;
@@ -48,6 +49,7 @@ pub async fn serve(shared: Rc<Shared>, listener: TcpListener) -> std::io::Result
                 now_behind: status.last.index.saturating_sub(status.commit),
                 clients: node.view().clients,
                 log_base: node.replica().log().base().id.index,
+                scrub: [node.scrub.passes, node.scrub.bytes, node.scrub.found, node.scrub.repaired],
                 snapshot: node.snapshots.newest().map_or(0, |position| position.id.index),
                 suspicions: {
                     let orders = shared.orders.borrow();
@@ -91,6 +93,7 @@ async fn metrics(State(asking): State<Asking>) -> Result<String, StatusCode> {
         snapshot,
         suspicions,
         longest_freeze_millis,
+        scrub: [passes, scrubbed, found, repaired],
     } = ask(&asking).await?;
     let mut registry = Registry::with_prefix("quorate_node");
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
@@ -139,6 +142,10 @@ async fn metrics(State(asking): State<Asking>) -> Result<String, StatusCode> {
             "1 while what this node acknowledges is in the page cache only",
             u64::from(status.page_cache),
         ),
+        ("scrub_passes", "Times that the volume was read again", passes),
+        ("scrub_bytes", "Bytes that were read again", scrubbed),
+        ("rot_found", "Damaged files found while the node ran", found),
+        ("rot_repaired", "Of these, repaired", repaired),
         ("keys", "Keys held", status.keys),
         ("memory_bytes", "Bytes that the data takes", status.memory_bytes),
         ("clients", "Connected clients", clients),

@@ -1,5 +1,5 @@
-//! The runtime: one thread that joins the core, the sockets and the storage, a second that syncs the primary's log, and a
-//! third for snapshots.
+//! The runtime: one thread that joins the core, the sockets and the storage, a second that syncs the primary's log, a
+//! third for snapshots, and one that reads the volume again now and then.
 //!
 //! The way of a write: [`clients`] executes it and waits; the flusher gives what gathered to the core and to the peers
 //! ([`node`]); acknowledgements ([`peers`]) and the own sync ([`log_thread`]) raise the commit index; the client is answered.
@@ -13,6 +13,7 @@ pub mod log_thread;
 pub mod moves;
 pub mod node;
 pub mod peers;
+pub mod scrub;
 pub mod snapshot_thread;
 pub mod snapshots;
 

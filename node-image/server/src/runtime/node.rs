@@ -10,12 +10,13 @@ use super::connection::Outbox;
 use super::follower_reads::Asking;
 use super::log_thread::{LogThread, or_abort};
 use super::moves::Moves;
+use super::scrub::Scrub;
 use super::snapshots::Snapshots;
 use crate::command::{Context, Holders, NoRoom, NodeEndpoint, NodeView, node_id};
 use crate::durability;
 use crate::keyspace::{self, Change, Keyspace};
 use crate::restore::load_snapshot;
-use crate::storage::{Log, LogReader, Superblock, TailDirectory};
+use crate::storage::{Log, LogReader, Piece, Rot, Superblock, TailDirectory};
 use bytes::BytesMut;
 use quorate_api::wire::{NodeAddresses, Reply, Request};
 use quorate_api::{
@@ -143,6 +144,7 @@ pub struct Node {
     parts: Parts,
     pub(super) snapshots: Snapshots,
     pub(super) moves: Moves,
+    pub(super) scrub: Scrub,
     pending: BytesMut,
     outboxes: BTreeMap<Session, Outbox>,
     touched: Vec<Session>,
@@ -171,12 +173,13 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that nobody is connected to yet; `snapshots` is what it knows about those on its volume.
+    /// A node that nobody is connected to yet; `snapshots` is what it knows about those on its volume, and `scrub` reads it.
     #[must_use]
-    pub fn new(parts: Parts, snapshots: Snapshots, moves: Moves) -> Self {
+    pub fn new(parts: Parts, snapshots: Snapshots, moves: Moves, scrub: Scrub) -> Self {
         let mut node = Self {
             snapshots,
             moves,
+            scrub,
             view: NodeView::default(),
             pending: BytesMut::new(),
             outboxes: BTreeMap::new(),
@@ -579,7 +582,7 @@ impl Node {
                 Effect::Apply(entries) => self.apply(&entries),
                 Effect::Rebuild(commit) => self.rebuild(commit),
                 Effect::ReadLog { session, after, max_bytes } => {
-                    let read = or_abort(self.parts.reader.read(after, max_bytes));
+                    let read = self.read_log(after, max_bytes);
                     let mut more = Vec::new();
                     self.parts.replica.step(Event::LogRead { session, read }, self.now(), &mut more);
                     queue.extend(more);
@@ -600,6 +603,22 @@ impl Node {
             }
         }
         self.observe();
+    }
+
+    /// Entries for a member. None also if they do not read: it gets a snapshot.
+    fn read_log(&mut self, after: u64, max_bytes: usize) -> Option<Piece> {
+        match self.parts.reader.read(after, max_bytes) {
+            Err(error) if error.is_damage() => {
+                let mut closed = self.parts.reader.closed_segments().into_iter().map(|segment| segment.through());
+                let through = closed
+                    .find(|through| *through > after)
+                    .unwrap_or_else(|| self.parts.replica.last().index);
+                let what = error.to_string();
+                self.found_rot(Rot { what, through });
+                None
+            }
+            read => or_abort(read),
+        }
     }
 
     /// Looks at the core after it may have changed, and tells whoever wants to know.
@@ -733,12 +752,14 @@ impl Node {
             None => Keyspace::new(),
         };
         self.replace_keyspace(keyspace);
+        let written = lock(&self.parts.log).last().id.index;
         while after < commit {
-            let read = or_abort(self.parts.reader.read(after, 8 << 20));
-            let (_, mut entries) = read.expect("the log reaches back to the newest snapshot");
-            if entries.is_empty() {
-                entries = self.unwritten.iter().filter(|entry| entry.id.index > after).cloned().collect();
-            }
+            let mut entries = if after < written {
+                let read = or_abort(self.parts.reader.read(after, 8 << 20));
+                read.expect("the log reaches back to the newest snapshot").1
+            } else {
+                self.unwritten.iter().filter(|entry| entry.id.index > after).cloned().collect()
+            };
             entries.retain(|entry| entry.id.index <= commit);
             let last = entries.last().expect("the log holds every committed entry above the snapshot");
             after = last.id.index;
@@ -841,6 +862,7 @@ impl Node {
             primary: replica.primary_view(now),
             peers: replica.peers(now),
             damaged: replica.damaged(),
+            rot: self.scrub.damage(),
             terminating: self.handing_over,
             keys: self.parts.keyspace.len(),
             memory_bytes: self.parts.keyspace.memory_bytes(),

@@ -7,7 +7,7 @@
 use super::log_thread::or_abort;
 use crate::keyspace::{Keyspace, Snapshot};
 use crate::restore::load_snapshot;
-use crate::storage::{LogReader, SnapshotDirectory, SnapshotHead, SnapshotWriter, StorageError};
+use crate::storage::{LogReader, Pass, SnapshotDirectory, SnapshotHead, SnapshotWriter, StorageError};
 use quorate_api::wire::{SnapshotAck, SnapshotChunk};
 use quorate_api::{Epoch, Position};
 use quorate_protocol::Session;
@@ -56,6 +56,8 @@ pub enum Report {
     Published(Position),
     /// The log begins after this position.
     Trimmed(Position),
+    /// The volume was read again; by the scrub.
+    Scrubbed(Pass),
     /// A piece was stored.
     Ack(Session, SnapshotAck),
     /// The last piece was stored and the whole verified: it waits in an unfinished file of this name.

@@ -204,7 +204,11 @@ impl Node {
         } = &self.snapshots;
         let covered = self.snapshots.newest().map_or(0, |position| position.id.index);
         let enough = settings.log_bytes.max(self.keyspace().memory_bytes() / 2);
-        self.now() >= *not_before && (*wanted || self.log_reader().bytes_after(covered) > enough)
+        let repairs = self
+            .scrub
+            .repairs_through()
+            .is_some_and(|through| through <= self.replica().commit());
+        self.now() >= *not_before && (*wanted || repairs || self.log_reader().bytes_after(covered) > enough)
     }
 
     /// Freezes the state and has it written.
@@ -222,7 +226,10 @@ impl Node {
         let covered = self.snapshots.newest().map_or(0, |newest| newest.id.index);
         let configurations = replica.log().configurations();
         let in_force = configurations.iter().rev().find(|(id, _)| id.index <= position.id.index);
-        let Some(configuration) = in_force.cloned().filter(|_| position.id.index > covered) else {
+        // One that takes the place of a damaged one may cover no more than that.
+        let repairs = self.scrub.repairs_through().is_some_and(|through| through <= position.id.index);
+        let worth = position.id.index > covered || repairs && position.id.index == covered;
+        let Some(configuration) = in_force.cloned().filter(|_| worth) else {
             return;
         };
         let head = SnapshotHead {
@@ -268,6 +275,7 @@ impl Node {
                 });
                 self.trim_log(position.id.index);
             }
+            Report::Scrubbed(pass) => self.on_scrubbed(pass),
             Report::Trimmed(base) => self.step(Event::LogTrimmed(base)),
             Report::Ack(session, ack) => self.reply(session, &Reply::SnapshotAck(ack)),
             Report::Received {
@@ -308,6 +316,11 @@ impl Node {
         let SnapshotSettings { log_bytes, keep_bytes, .. } = self.snapshots.settings;
         let bound = MAX_LOG_FACTOR * (log_bytes.max(self.keyspace().memory_bytes() / 2) + keep_bytes);
         let base = self.replica().log().base().id.index;
+        // A log that was damaged before here is of no use to members either.
+        let (bound, keep_bytes) = match self.repaired_through(covered) {
+            true => (0, 0),
+            false => (bound, keep_bytes),
+        };
         let peers = self.replica().peers(self.now());
         let reading = peers
             .iter()
@@ -382,6 +395,8 @@ pub async fn serve(shared: Rc<Shared>, mut requests: UnboundedReceiver<Session>)
                 Ok(Delivery::Abandoned) => {}
                 Err(error) => {
                     tracing::warn!(error = format!("{error:#}"), "a snapshot did not arrive: connecting anew");
+                    // It may be that it does not read.
+                    node.scrub.ask();
                     node.close_session(session);
                 }
             }

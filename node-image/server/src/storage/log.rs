@@ -11,7 +11,8 @@
 //! It does not decide what is committed or what may be given back.
 
 use super::recovery::{self, Recovered};
-use super::{StorageError, Tried, sync_directory};
+use super::scrub::ClosedSegment;
+use super::{StorageError, Tried, remove_file, rename, sync_directory};
 use bytes::{Bytes, BytesMut};
 use quorate_api::{DiskRoom, Entry, EntryId, Epoch, Position};
 use std::fs::File;
@@ -252,6 +253,25 @@ impl Log {
         self.sync_to_disk().map(drop)
     }
 
+    /// Gives up what `damage` says does not read: the log ends before it. The caller has remembered it, durably.
+    ///
+    /// # Errors
+    /// Fatal: the log may be cut or not.
+    pub fn cut_damage(&mut self, headless: &[PathBuf]) -> Result<(), StorageError> {
+        let begins_behind = self.reader().base().is_some_and(|base| base.id.index > self.last.id.index);
+        if begins_behind {
+            // The entries before the first segment that reads are gone, and what is behind them stands on nothing.
+            self.restart_after(self.last)?;
+        } else {
+            self.truncate_after(self.last.id.index)?;
+        }
+        for path in headless {
+            remove_file(path)?;
+            sync_directory(&self.directory)?;
+        }
+        Ok(())
+    }
+
     /// Forgets every entry: the log goes on after `position`, which a durable snapshot covers. A crash half-way leaves
     /// a part of the old log, which the snapshot also covers.
     ///
@@ -260,7 +280,7 @@ impl Log {
     pub fn restart_after(&mut self, position: Position) -> Result<(), StorageError> {
         let mut segments = self.index.write().unwrap_or_else(PoisonError::into_inner);
         while let Some(segment) = segments.pop() {
-            std::fs::remove_file(&segment.path).tried("remove", &segment.path)?;
+            remove_file(&segment.path)?;
             sync_directory(&self.directory)?;
         }
         self.last = position;
@@ -273,7 +293,7 @@ impl Log {
         // From the end, so that a crash half-way leaves a log without gaps. The first one tells where the log begins.
         while segments.len() > 1 && segments.last().is_some_and(|segment| segment.first() > index) {
             let segment = segments.pop().expect("checked by the condition");
-            std::fs::remove_file(&segment.path).tried("remove", &segment.path)?;
+            remove_file(&segment.path)?;
             sync_directory(&self.directory)?;
         }
         let Some(segment) = segments.last_mut() else { return Ok(()) };
@@ -309,7 +329,7 @@ impl Log {
         let salt: u64 = rand::random();
         file.write_all_at(&encode_header(salt, self.last), 0).tried("write", &ahead)?;
         file.sync_data().tried("sync", &ahead)?;
-        std::fs::rename(&ahead, &path).tried("rename", &ahead)?;
+        rename(&ahead, &path)?;
         sync_directory(&self.directory)?;
         let capacity = file.metadata().tried("look at", &path)?.len();
         let segment = Segment {
@@ -339,12 +359,15 @@ impl Log {
         if ready.is_some_and(|bytes| bytes >= needed) {
             return Ok(true);
         }
-        let made = had_room(prepare(path, needed))?;
-        self.full.store(!made, Ordering::Relaxed);
-        if !made {
-            self.prepare_ahead(needed);
+        let made = prepare(path, needed);
+        match &made {
+            Ok(()) => self.full.store(false, Ordering::Relaxed),
+            Err(error) => {
+                now_full(&self.full, error);
+                self.prepare_ahead(needed);
+            }
         }
-        Ok(made)
+        had_room(made)
     }
 
     /// Fills the file of the next segment while this one is written, trying again while there is no room.
@@ -355,10 +378,8 @@ impl Log {
         let fill = move || loop {
             let size = asked.load(Ordering::Relaxed);
             let made = prepare(&path, size);
-            if let Err(error) = &made
-                && !full.swap(true, Ordering::Relaxed)
-            {
-                tracing::error!(%error, "no room for the next segment of the log: no more entries are taken than the current one holds");
+            if let Err(error) = &made {
+                now_full(&full, error);
             }
             if made.is_ok() && asked.load(Ordering::Relaxed) == size {
                 if full.swap(false, Ordering::Relaxed) {
@@ -473,9 +494,25 @@ impl LogReader {
                 segments.remove(0).path
             };
             // One after the other: a crash leaves no gap.
-            std::fs::remove_file(&first).tried("remove", &first)?;
+            remove_file(&first)?;
             sync_directory(first.parent().expect("a segment lies in a directory"))?;
         }
+    }
+
+    /// The segments that are written no more.
+    #[must_use]
+    pub fn closed_segments(&self) -> Vec<ClosedSegment> {
+        let segments = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let closed = segments.split_last().map_or(&[][..], |(_, closed)| closed);
+        let look = |segment: &Segment| ClosedSegment {
+            file: Arc::clone(&segment.file),
+            path: segment.path.clone(),
+            salt: segment.salt,
+            prev: segment.prev,
+            end: segment.end,
+            through: segment.prev.id.index + segment.offsets.len() as u64,
+        };
+        closed.iter().map(look).collect()
     }
 
     /// What the heads of segments tell about the position of `index`: None if the log does not reach there, `Some(None)`
@@ -515,6 +552,12 @@ fn encode_header(salt: u64, prev: Position) -> [u8; SEGMENT_HEADER_LEN] {
     header
 }
 
+/// Whether the checksum of a segment's header holds, whatever its version.
+pub(super) fn head_is_whole(bytes: &[u8]) -> bool {
+    let checksum = bytes.get(48..52).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+    checksum.is_some_and(|checksum| crc32c::crc32c(&bytes[..48]) == checksum)
+}
+
 /// Salt and position of a segment's header; None if it is none.
 pub(super) fn decode_header(bytes: &[u8]) -> Option<(u64, Position)> {
     let header = bytes.get(..SEGMENT_HEADER_LEN)?;
@@ -535,6 +578,13 @@ pub(super) fn decode_header(bytes: &[u8]) -> Option<(u64, Position)> {
         chain: number(40)?,
     };
     Some((number(8)?, prev))
+}
+
+/// There is no room for the next segment: said once.
+fn now_full(full: &AtomicBool, error: &StorageError) {
+    if !full.swap(true, Ordering::Relaxed) {
+        tracing::error!(%error, "no room for the next segment of the log: no more entries are taken than the current one holds");
+    }
 }
 
 /// Whether something was done, or there was no room for it.
@@ -726,7 +776,14 @@ mod tests {
                 epoch: Epoch { number: 1, token: 7 },
                 index: 10,
             };
-            assert_eq!(recovered.damage, Some(recovery::Damage { first: 4, last }));
+            assert_eq!(
+                recovered.damage,
+                Some(recovery::Damage {
+                    first: 4,
+                    last,
+                    open_end: false
+                })
+            );
         }
     }
 }

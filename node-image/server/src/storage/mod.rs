@@ -5,6 +5,7 @@
 mod lock;
 mod log;
 mod recovery;
+mod scrub;
 mod snapshots;
 mod superblock;
 mod tails;
@@ -12,6 +13,7 @@ mod tails;
 pub use lock::DirectoryLock;
 pub use log::{Log, LogOptions, LogReader, Piece};
 pub use recovery::{Damage, Recovered};
+pub use scrub::{ClosedSegment, Pass, Rot, scrub};
 pub use snapshots::{SnapshotDirectory, SnapshotHead, SnapshotReader, SnapshotWriter};
 pub use superblock::Superblock;
 pub use tails::{TailDirectory, read_tail};
@@ -39,12 +41,30 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Whether what was written does not read: a bad checksum, or a disk that says so itself.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Corrupt(_) => true,
+            Self::Io { source, .. } => is_unreadable(source),
+            Self::Locked(_) => false,
+        }
+    }
+
     /// Whether there was no room, or no more of it allowed.
     #[must_use]
     pub fn is_no_room(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
     }
+}
+
+/// Whether an error says that bytes are lost, not that something is wrong with the request or the machine.
+fn is_unreadable(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::IO, Errno::NODATA, Errno::UCLEAN, Errno::BADMSG]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Adds what was tried to an I/O error.
@@ -61,7 +81,46 @@ impl<T, E: Into<io::Error>> Tried<T> for Result<T, E> {
     }
 }
 
+/// Where a test ends the process: before one of the operations that change which files there are.
+#[cfg(test)]
+pub(crate) mod crash {
+    use std::cell::Cell;
+
+    thread_local!(static LEFT: Cell<Option<u32>> = const { Cell::new(None) });
+
+    /// After so many operations of this thread the next one fails, and so do all after it; None lets them pass.
+    pub(crate) fn after(operations: Option<u32>) {
+        LEFT.set(operations);
+    }
+
+    pub(super) fn point() -> std::io::Result<()> {
+        match LEFT.get() {
+            Some(0) => Err(std::io::Error::other("the process ends here")),
+            left => {
+                LEFT.set(left.map(|left| left - 1));
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(not(test))]
+mod crash {
+    pub(super) fn point() -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn remove_file(path: &Path) -> Result<(), StorageError> {
+    crash::point().and_then(|()| std::fs::remove_file(path)).tried("remove", path)
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), StorageError> {
+    crash::point().and_then(|()| std::fs::rename(from, to)).tried("rename", from)
+}
+
 fn sync_directory(path: &Path) -> Result<(), StorageError> {
+    crash::point().tried("sync directory", path)?;
     std::fs::File::open(path)
         .and_then(|directory| directory.sync_all())
         .tried("sync directory", path)

@@ -2,13 +2,15 @@
 //!
 //! A record that does not read, with nothing after it that says it was durable, was being written when the process or
 //! the machine stopped: the log ends before it. One that was durable once is damage: what it held may have been
-//! acknowledged, so it is reported and never cut off silently.
+//! acknowledged, so it is reported and never cut off silently. What the disk refuses to give is damage too, wherever it
+//! lies: nobody can say what was there.
 
-use super::log::{SEGMENT_HEADER_LEN, Segment, decode_header, decode_record};
-use super::{StorageError, Tried};
+use super::log::{MAGIC, RECORD_HEADER_LEN, SEGMENT_HEADER_LEN, Segment, decode_header, decode_record, head_is_whole};
+use super::{StorageError, Tried, is_unreadable};
 use bytes::{Buf, Bytes};
 use quorate_api::{Entry, EntryId, Position};
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,8 +19,18 @@ use std::sync::Arc;
 pub struct Damage {
     /// The first index that does not read.
     pub first: u64,
-    /// The greatest entry known to have been in the log.
+    /// The greatest entry known to have been in the log; if its end did not read, one that none in it was above, but for
+    /// its epoch.
     pub last: EntryId,
+    /// The end did not read: the last entry may be of any epoch that this replica has promised.
+    pub open_end: bool,
+}
+
+impl Damage {
+    /// What stands here for an entry of a later place in the log.
+    fn widen(&mut self, last: EntryId) {
+        self.last = self.last.max(last);
+    }
 }
 
 /// What a log held when it was opened.
@@ -32,7 +44,16 @@ pub struct Recovered {
     pub commit_hint: u64,
     /// Set if there is more that does not read.
     pub damage: Option<Damage>,
+    /// Files of the log of which not even the head reads. They stay until the damage is remembered.
+    pub headless: Vec<PathBuf>,
 }
+
+/// Read at once, and where that fails.
+const BLOCK: usize = 1 << 20;
+/// See [`BLOCK`].
+const SECTOR: usize = 4096;
+/// No record is shorter.
+const MIN_RECORD_LEN: u64 = RECORD_HEADER_LEN as u64 + 16;
 
 pub(super) fn recover(directory: &Path) -> Result<(Vec<Segment>, Recovered), StorageError> {
     let mut paths: Vec<PathBuf> = std::fs::read_dir(directory)
@@ -46,26 +67,46 @@ pub(super) fn recover(directory: &Path) -> Result<(Vec<Segment>, Recovered), Sto
         entries: Vec::new(),
         commit_hint: 0,
         damage: None,
+        headless: Vec::new(),
     };
     let mut position = Position::default();
     let count = paths.len();
+    let mut lost_bytes = 0;
     for (number, path) in paths.into_iter().enumerate() {
-        let bytes = Bytes::from(std::fs::read(&path).tried("read", &path)?);
         let file = Arc::new(File::options().read(true).write(true).open(&path).tried("open", &path)?);
+        let (bytes, holes) = read_around(&file, &path)?;
         let Some((salt, prev)) = decode_header(&bytes) else {
-            return Err(StorageError::Corrupt(format!(
-                "{} is not a log segment of this version",
-                path.display()
-            )));
+            refuse_other_versions(&bytes, &path)?;
+            lost_bytes += bytes.len() as u64;
+            let first = EntryId {
+                index: position.id.index + 1,
+                ..position.id
+            };
+            let damage = recovered.damage.get_or_insert(Damage {
+                first: first.index,
+                last: first,
+                open_end: false,
+            });
+            if number + 1 == count {
+                // The head of the next one would tell what it held; so does its size.
+                damage.last.index += lost_bytes / MIN_RECORD_LEN;
+                damage.open_end = true;
+            }
+            recovered.headless.push(path);
+            continue;
         };
-        if number == 0 {
+        lost_bytes = 0;
+        if let Some(damage) = &mut recovered.damage {
+            damage.widen(prev.id);
+        } else if number == 0 {
             recovered.base = prev;
             position = prev;
-        } else if prev != position && recovered.damage.is_none() {
+        } else if prev != position {
             // Entries between the two were durable before this segment was begun.
             recovered.damage = Some(Damage {
                 first: position.id.index + 1,
                 last: prev.id,
+                open_end: false,
             });
         }
         let capacity = bytes.len() as u64;
@@ -90,14 +131,70 @@ pub(super) fn recover(directory: &Path) -> Result<(Vec<Segment>, Recovered), Sto
             segment.offsets.push(offset);
         }
         segment.end = capacity - rest.len() as u64;
-        if let Some(last) = claims_more(&rest, salt, position.id.index, number + 1 < count) {
-            let first = recovered.damage.map_or(position.id.index + 1, |damage| damage.first);
-            let last = recovered.damage.map_or(last, |damage| damage.last.max(last));
-            recovered.damage = Some(Damage { first, last });
+        let unread = holes.iter().filter(|hole| **hole + SECTOR as u64 > segment.end).count() as u64 * SECTOR as u64;
+        let mut claimed = claims_more(&rest, salt, position.id.index, number + 1 < count);
+        if unread > 0 {
+            let bound = EntryId {
+                epoch: position.id.epoch,
+                index: position.id.index + unread.div_ceil(MIN_RECORD_LEN) + 1,
+            };
+            claimed = claimed.max(Some(bound));
+        }
+        if let Some(last) = claimed {
+            let damage = recovered.damage.get_or_insert(Damage {
+                first: position.id.index + 1,
+                last,
+                open_end: false,
+            });
+            damage.widen(last);
+            damage.open_end |= unread > 0 && number + 1 == count;
         }
         segments.push(segment);
     }
     Ok((segments, recovered))
+}
+
+/// The bytes of a file, with zeros for those that the disk does not give, and where the sectors of those begin.
+fn read_around(file: &File, path: &Path) -> Result<(Bytes, Vec<u64>), StorageError> {
+    let length = file.metadata().tried("look at", path)?.len();
+    let mut bytes = vec![0; usize::try_from(length).expect("a segment fits memory")];
+    let mut holes = Vec::new();
+    for (number, block) in bytes.chunks_mut(BLOCK).enumerate() {
+        let at = (number * BLOCK) as u64;
+        match file.read_exact_at(block, at) {
+            Err(error) if is_unreadable(&error) => {}
+            read => {
+                read.tried("read", path)?;
+                continue;
+            }
+        }
+        for (number, sector) in block.chunks_mut(SECTOR).enumerate() {
+            let at = at + (number * SECTOR) as u64;
+            match file.read_exact_at(sector, at) {
+                Err(error) if is_unreadable(&error) => {
+                    sector.fill(0);
+                    holes.push(at);
+                }
+                read => read.tried("read", path)?,
+            }
+        }
+    }
+    if !holes.is_empty() {
+        tracing::error!(path = %path.display(), sectors = holes.len(), "the disk does not give a part of the log");
+    }
+    Ok((bytes.into(), holes))
+}
+
+/// A whole head of another version is no damage.
+fn refuse_other_versions(bytes: &[u8], path: &Path) -> Result<(), StorageError> {
+    let other = bytes.starts_with(&MAGIC[..4]) && !bytes.starts_with(&MAGIC) && head_is_whole(bytes);
+    match other {
+        true => Err(StorageError::Corrupt(format!(
+            "{} is a log segment of another version",
+            path.display()
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// The greatest entry behind a record that does not read, if something shows that the record was durable: a later

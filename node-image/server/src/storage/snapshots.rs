@@ -6,7 +6,7 @@
 //!
 //! What blocks hold, and when a snapshot may be published, is not known here.
 
-use super::{StorageError, Tried, sync_directory};
+use super::{StorageError, Tried, remove_file, rename, sync_directory};
 use quorate_api::{Configuration, EntryId, Position};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -39,7 +39,7 @@ pub struct SnapshotHead {
 /// The folder of a node's snapshots. Cheap to clone; it holds nothing open.
 #[derive(Clone, Debug)]
 pub struct SnapshotDirectory {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 impl SnapshotDirectory {
@@ -96,7 +96,7 @@ impl SnapshotDirectory {
     /// # Errors
     /// Fatal: the snapshot is there or not.
     pub fn publish(&self, partial: &Path, index: u64) -> Result<(), StorageError> {
-        std::fs::rename(partial, self.path(index)).tried("rename", partial)?;
+        rename(partial, &self.path(index))?;
         sync_directory(&self.path)
     }
 
@@ -106,8 +106,7 @@ impl SnapshotDirectory {
     /// When the system refuses; nothing is lost by it.
     pub fn remove_before(&self, index: u64) -> Result<(), StorageError> {
         for other in self.indexes()?.into_iter().filter(|other| *other < index) {
-            let path = self.path(other);
-            std::fs::remove_file(&path).tried("remove", &path)?;
+            remove_file(&self.path(other))?;
         }
         Ok(())
     }
@@ -118,7 +117,7 @@ impl SnapshotDirectory {
     /// When the system refuses.
     pub fn put_aside(&self, index: u64) -> Result<(), StorageError> {
         let path = self.path(index);
-        std::fs::rename(&path, path.with_extension("damaged")).tried("rename", &path)?;
+        rename(&path, &path.with_extension("damaged"))?;
         sync_directory(&self.path)
     }
 }

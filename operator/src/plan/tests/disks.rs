@@ -57,4 +57,9 @@ fn a_damaged_log_is_told_until_it_is_repaired() {
     let (ready, reason, message) = condition(&plan.status, READY);
     assert_eq!((&*ready, &*reason), ("False", "Damaged"));
     assert!(message.contains("orders-0-1"), "{message}");
+    status(&mut world.members[1]).damaged = false;
+    status(&mut world.members[2]).rot = Some("entry 7 is damaged".to_owned());
+    let (ready, reason, message) = condition(&world.step().status, READY);
+    assert_eq!((&*ready, &*reason), ("False", "Damaged"));
+    assert!(message.contains("orders-0-2") && message.contains("entry 7"), "{message}");
 }
