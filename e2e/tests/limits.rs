@@ -4,18 +4,11 @@
 
 mod common;
 
-use common::{PATIENCE, eventually, group, scripted};
+use common::{PATIENCE, eventually, group, scripted, strace};
 use quorate_e2e::local::LocalCluster;
-use quorate_e2e::local::packages::Package;
 use quorate_e2e::local::resp::Client;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-const STRACE: Package = Package {
-    name: "strace",
-    debs: &["strace", "libunwind8", "liblzma5"],
-    program: "usr/bin/strace",
-};
 
 fn connect(cluster: &LocalCluster) -> Client {
     let primary = cluster.await_primary(PATIENCE).unwrap();
@@ -131,19 +124,13 @@ fn a_full_disk_refuses_writes_clearly_answers_reads_and_recovers_with_room() {
 
 #[test]
 fn a_failed_sync_ends_the_process_before_it_acknowledges_anything() {
-    let cache = std::env::var_os("QUORATE_CACHE").map_or_else(|| PathBuf::from("/var/cache/quorate"), PathBuf::from);
-    let strace = match STRACE.fetch(&cache) {
-        Ok(strace) => strace,
-        Err(reason) => return eprintln!("SKIPPED the failed sync: no strace: {reason:#}"),
-    };
+    let Some(strace) = strace() else { return };
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     // The first start has a disk that fails in the fiftieth sync of a thread, later ones do not.
     let script = format!(
         "if [ -e {marker} ]; then exec $node serve; fi\ntouch {marker}\n\
-         exec env LD_LIBRARY_PATH={libraries} {strace} -f -qq -o /dev/null -e trace=fdatasync -e inject=fdatasync:error=EIO:when=50+ $node serve",
+         exec {strace} -e trace=fdatasync -e inject=fdatasync:error=EIO:when=50+ setpriv --pdeathsig KILL $node serve",
         marker = folder.path().join("started").display(),
-        libraries = strace.libraries.display(),
-        strace = strace.program.display(),
     );
     let mut cluster = alone(folder.path(), &script, &[]);
     let mut client = connect(&cluster);

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "helpers of tests; every test file uses a part of them")]
 
 use quorate_e2e::local::build::{Profile, node_binary};
+use quorate_e2e::local::packages::Package;
 use quorate_e2e::local::{LocalCluster, LocalClusterOptions};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -37,6 +38,28 @@ pub(crate) fn scripted(folder: &Path, script: &str, env: &[(&str, &str)]) -> Loc
     let mut options = options(env);
     options.node_binary = wrapper;
     options
+}
+
+const STRACE: Package = Package {
+    name: "strace",
+    debs: &["strace", "libunwind8", "liblzma5"],
+    program: "usr/bin/strace",
+};
+
+/// How a script starts a program under a tracer that lets system calls fail; None, said aloud, where there is none.
+pub(crate) fn strace() -> Option<String> {
+    let cache = std::env::var_os("QUORATE_CACHE").map_or_else(|| PathBuf::from("/var/cache/quorate"), PathBuf::from);
+    match STRACE.fetch(&cache) {
+        Ok(strace) => Some(format!(
+            "env LD_LIBRARY_PATH={} {} -f -qq -o /dev/null",
+            strace.libraries.display(),
+            strace.program.display()
+        )),
+        Err(reason) => {
+            eprintln!("SKIPPED: no strace: {reason:#}");
+            None
+        }
+    }
 }
 
 /// A group that serves.

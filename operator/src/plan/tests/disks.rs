@@ -1,7 +1,6 @@
 //! Disks that are full or do not read: told, and no reason to fail over.
 
 use super::*;
-use crate::testing::status;
 use quorate_api::DiskRoom;
 
 fn events(plan: &Plan) -> Vec<&'static str> {
