@@ -1,7 +1,8 @@
 //! The disk of a simulated replica: what a crash leaves of it, and what a start finds on it.
 //!
 //! It behaves as the node's storage does: hard state is written at once; a log record carries how far the log was known
-//! durable when it was written, so that a start can tell a torn tail from damage; a snapshot replaces the log in one step.
+//! durable when it was written, so that a start can tell a torn tail from damage; a snapshot that was received is published,
+//! and then the log restarted behind it: a stop between the two leaves a log that the snapshot outranks.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quorate_api::{Configuration, Entry, EntryBody, EntryId, Position};
@@ -169,13 +170,23 @@ impl Disk {
         }
     }
 
+    /// A received snapshot carries its name: it is in force whatever the log holds.
+    pub(crate) fn publish(&mut self, snapshot: Arc<Snapshot>) {
+        self.snapshot = Some(snapshot);
+    }
+
     /// A snapshot takes the place of everything.
     pub(crate) fn install(&mut self, snapshot: Arc<Snapshot>) {
-        self.base = snapshot.position;
-        self.synced = snapshot.position.id.index;
-        self.snapshot = Some(snapshot);
-        self.records.clear();
+        let position = snapshot.position;
+        self.publish(snapshot);
+        self.restart_after(position);
         self.generation += 1;
+    }
+
+    fn restart_after(&mut self, position: Position) {
+        self.base = position;
+        self.synced = position.id.index;
+        self.records.clear();
     }
 
     /// The state at `index` from snapshot and log. None if they do not reach there.
@@ -257,6 +268,8 @@ impl Disk {
             .any(|record| record.durable > last)
             .then(|| behind().map(|record| record.entry.id).max())
             .flatten();
+        let covered = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.position.id.index);
+        let damage = damage.filter(|lost| lost.index > covered);
         if report {
             self.hard.unreadable = self.hard.unreadable.max(damage);
         }
@@ -266,8 +279,13 @@ impl Disk {
         self.generation = 0;
         let snapshot = self.snapshot.clone();
         if let Some(snapshot) = &snapshot {
-            // A log view starts where a snapshot stands; what the log holds before that is only for others.
-            self.trim(snapshot.position);
+            if self.position(snapshot.position.id.index) == Some(snapshot.position) {
+                // A log view starts where a snapshot stands; what the log holds before that is only for others.
+                self.trim(snapshot.position);
+            } else {
+                // What an installation left behind when it was stopped.
+                self.restart_after(snapshot.position);
+            }
         }
         let mut log = match &snapshot {
             Some(s) => LogView::new(s.position, Some(s.configuration.clone()), s.timestamp_millis),

@@ -59,7 +59,7 @@ pub(crate) struct Profile {
     /// What lasts, lasts up to so long.
     pub(crate) spell: u64,
     /// How often each fault is drawn, in the order of [`World::fault`].
-    pub(crate) weights: [u32; 9],
+    pub(crate) weights: [u32; 10],
 }
 
 /// Groups: replicas, write quorum, read quorum.
@@ -85,7 +85,7 @@ pub(crate) fn pick<T: Copy>(rng: &mut SmallRng, from: &[T]) -> T {
 impl Profile {
     pub(crate) fn draw(rng: &mut SmallRng) -> Self {
         let keeps_order = rng.random_ratio(1, 2);
-        let mut weights = [0; 9];
+        let mut weights = [0; 10];
         for weight in &mut weights {
             *weight = pick(rng, &[0, 1, 1, 3, 8]);
         }
@@ -217,6 +217,7 @@ impl World {
             6 if self.rng.random_ratio(1, 4) => (0..self.hosts.len()).for_each(|each| self.crash(each)),
             7 => self.rot(host),
             8 => self.wipe(host),
+            9 => self.fill(host),
             _ => self.hostile_driver(),
         }
     }
@@ -289,6 +290,16 @@ impl World {
         }
     }
 
+    /// A disk has no room for a while.
+    fn fill(&mut self, host: usize) {
+        if !std::mem::replace(&mut self.hosts[host].full, true) {
+            self.ledger.fills += 1;
+            self.say(|| format!("n{host}: the disk is full"));
+            let after = self.within(self.profile.spell);
+            self.schedule(after, What::Room(host));
+        }
+    }
+
     /// Whether a copy may be lost for good on this machine. See the module.
     pub(crate) fn may_lose(&self, host: usize) -> bool {
         let incarnation = self.hosts[host].incarnation;
@@ -338,6 +349,7 @@ impl World {
         self.silent.clear();
         for host in 0..self.hosts.len() {
             self.thaw(host);
+            self.hosts[host].full = false;
             self.start(host);
         }
     }

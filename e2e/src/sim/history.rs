@@ -37,6 +37,10 @@ pub struct Activity {
     pub trims: u64,
     /// Snapshots installed on a peer.
     pub installs: u64,
+    /// Of these, stopped between the publication of the snapshot and the restart of the log.
+    pub half_installs: u64,
+    /// Disks that had no room for a while.
+    pub fills: u64,
     /// Pieces of a log read from its file.
     pub file_reads: u64,
     /// View changes that led to another configuration than the first.
@@ -59,6 +63,8 @@ impl Activity {
             operations,
             trims,
             installs,
+            half_installs,
+            fills,
             file_reads,
             changes,
             damages,
@@ -70,6 +76,8 @@ impl Activity {
         self.operations += operations;
         self.trims += trims;
         self.installs += installs;
+        self.half_installs += half_installs;
+        self.fills += fills;
         self.file_reads += file_reads;
         self.changes += changes;
         self.damages += damages;
@@ -163,6 +171,8 @@ fn run_with(seed: u64, slip: Option<Slip>, options: &Options) -> History {
             operations: ledger.answered,
             trims: ledger.trims,
             installs: ledger.installs,
+            half_installs: ledger.half_installs,
+            fills: ledger.fills,
             file_reads: ledger.file_reads,
             changes: ledger.changes,
             damages: ledger.damages,

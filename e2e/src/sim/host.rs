@@ -9,8 +9,8 @@ use super::mutants::Slip;
 use super::network::Message;
 use super::transfer::{Receiving, Taking, Transfer};
 use super::world::{MILLI, What, World};
-use quorate_api::wire::{AppendAck, SnapshotAck};
-use quorate_api::{Consistency, Epoch, Incarnation, Member, NodeRole};
+use quorate_api::wire::{AppendAck, Request, SnapshotAck};
+use quorate_api::{Consistency, DiskRoom, Epoch, Incarnation, Member, NodeRole};
 use quorate_protocol_mutants::{Event, Replica, Session};
 use rand::RngExt;
 use std::collections::BTreeMap;
@@ -84,6 +84,8 @@ pub(crate) struct Host {
     /// Counts starts.
     pub(crate) life: u64,
     pub(crate) frozen: bool,
+    /// There is no room for more of the log.
+    pub(crate) full: bool,
     /// A snapshot that was received and that the core may put in force now.
     pub(crate) offered: Option<Arc<Snapshot>>,
     backlog: Vec<Input>,
@@ -98,6 +100,7 @@ impl Host {
             process: None,
             life: 0,
             frozen: false,
+            full: false,
             offered: None,
             backlog: Vec::new(),
         }
@@ -288,13 +291,25 @@ impl World {
 
     /// Gives the core one input and carries out what follows.
     pub(crate) fn step(&mut self, number: usize, event: Event) {
-        let now = self.now / MILLI;
+        let (now, full) = (self.now / MILLI, self.hosts[number].full);
         let Some(process) = self.hosts[number].process.as_mut() else {
             return;
         };
         process.propose_pending(now);
         let promised = process.replica.promised();
         let mut effects = Vec::new();
+        let disk = if full { DiskRoom::Full } else { DiskRoom::Ample };
+        if process.replica.disk() != disk
+            && matches!(
+                &event,
+                Event::Request {
+                    request: Request::Append(_),
+                    ..
+                }
+            )
+        {
+            process.replica.step(Event::Disk(disk), now, &mut effects);
+        }
         process.replica.step(event, now, &mut effects);
         let after = process.replica.promised();
         if after < promised {
@@ -321,7 +336,7 @@ impl World {
 
     /// Executes a command on the latest state.
     fn command(&mut self, number: usize, client: usize, turn: u64, command: Command) {
-        let fenced = self.is_fenced(number);
+        let (fenced, full) = (self.is_fenced(number), self.hosts[number].full);
         let Some(process) = self.hosts[number].process.as_mut() else {
             return;
         };
@@ -329,7 +344,8 @@ impl World {
             self.read_on_follower(number, client, turn, command.key);
             return;
         }
-        if !process.replica.serving() {
+        let no_room = command.kind != Kind::Read && (full || process.replica.lacks_room().is_some());
+        if !process.replica.serving() || no_room {
             self.send(number, Message::Outcome(client, turn, Outcome::Refused));
             return;
         }

@@ -38,6 +38,8 @@ pub(crate) struct Ledger {
     pub(crate) answered: u64,
     pub(crate) trims: u64,
     pub(crate) installs: u64,
+    pub(crate) half_installs: u64,
+    pub(crate) fills: u64,
     pub(crate) file_reads: u64,
     pub(crate) changes: u64,
     pub(crate) damages: u64,

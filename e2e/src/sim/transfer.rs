@@ -302,6 +302,12 @@ impl World {
             });
             return;
         }
+        if self.faults && self.rng.random_bool((self.profile.crash_between_effects * 100.0).min(1.0)) {
+            self.ledger.half_installs += 1;
+            host.disk.publish(snapshot);
+            self.crash(number);
+            return;
+        }
         host.disk.install(snapshot);
         if let Some(process) = host.process.as_mut() {
             process.registers = registers;

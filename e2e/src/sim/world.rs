@@ -52,6 +52,8 @@ pub(crate) enum What {
     Start(usize),
     /// A frozen machine goes on.
     Thaw(usize),
+    /// A full disk has room again.
+    Room(usize),
     /// Time passes on a machine, for its core.
     Tick(usize, u64),
     /// A machine looks for links that it lacks.
@@ -290,6 +292,7 @@ impl World {
             What::LinkGone(session, _) => (4, session.0),
             What::Start(host) => (5, *host as u64),
             What::Thaw(host) => (6, *host as u64),
+            What::Room(host) => (14, *host as u64),
             What::Tick(host, _) => (7, *host as u64),
             What::Dial(host, _) => (8, *host as u64),
             What::Pilot(number) => (9, *number as u64),
@@ -311,6 +314,7 @@ impl World {
             What::LinkGone(session, dialler) => self.link_gone(session, dialler),
             What::Start(host) => self.start(host),
             What::Thaw(host) => self.thaw(host),
+            What::Room(host) => self.hosts[host].full = false,
             What::Tick(host, life) => self.tick(host, life),
             What::Dial(host, life) => self.dial(host, life),
             What::Pilot(number) => self.pilot(number),
