@@ -36,6 +36,7 @@ cluster.sh COMMAND
   node-of NS POD        the node that a pod runs on
   places                where the networks and the kubeconfig are, for programs
   volumes               make the volumes of deleted claims free again
+  small-volumes MIB     make a volume of that size on every worker, of class `small`: a disk that can be filled
   dump DIR [NS]         resources, events and logs into a folder
   fault NAME ARGS...    see `cluster.sh fault`
 TEXT
@@ -101,6 +102,7 @@ command=${1:-help}
 shift || true
 case $command in
     help | status | places | images | install | uninstall | dump | fault | volumes) "$command" "$@" ;;
+    small-volumes) small_volumes "$@" ;;
     build) built ;;
     up) up ;;
     down) down ;;

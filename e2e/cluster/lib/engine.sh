@@ -133,6 +133,29 @@ YAML
     done | kubectl_ apply -f - >/dev/null
 }
 
+# One small volume on every worker, of class `small` and in memory, for those who want to see a disk fill up.
+small_volumes() {
+    local node mebibytes=${1:?size in MiB}
+    [ "$MODE" = own ] || cannot "this cluster's volumes are not ours: a small one cannot be made"
+    for node in $(workers); do
+        kubectl_ delete pv "$node-volume-small" --ignore-not-found --wait=true >/dev/null
+        docker_ exec "$node" sh -c "d=/var/quorate-volumes/small; umount \$d 2>/dev/null; mkdir -p \$d && mount -t tmpfs -o size=${mebibytes}m,mode=0777 tmpfs \$d"
+        cat <<YAML
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: $node-volume-small}
+spec:
+  capacity: {storage: 10Gi}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: Retain
+  storageClassName: small
+  local: {path: /var/quorate-volumes/small}
+  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [$node]}]}]}}
+YAML
+    done | kubectl_ apply -f - >/dev/null
+}
+
 down() {
     case $MODE in
         given) fail "the cluster of $QUORATE_KUBECONFIG is not ours to stop: cluster.sh uninstall" ;;

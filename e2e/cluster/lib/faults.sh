@@ -18,6 +18,9 @@ fault() {
         rejoin) isolate -D "$@" ;;
         cut-node) cut_node -A "$1" ;;
         mend-node) cut_node -D "$1" ;;
+        # The volume of class `small` on that node; what fits no more is the fault.
+        fill-volume) on_node "$1" sh -c 'dd if=/dev/zero of=/var/quorate-volumes/small/filler bs=64k 2>/dev/null; test -s /var/quorate-volumes/small/filler' ;;
+        empty-volume) on_node "$1" rm -f /var/quorate-volumes/small/filler ;;
         control-plane-down) node_container "$NAME-control-plane" >/dev/null && docker_ pause "$NAME-control-plane" >/dev/null ;;
         control-plane-up) docker_ unpause "$NAME-control-plane" >/dev/null ;;
         *)
@@ -28,6 +31,7 @@ fault power-off NODE | power-on NODE                            as if the plug w
 fault cut NODE ADDRESS ADDRESS | mend ...                       drop what goes between two pods, on the node of one of them
 fault isolate NODE ADDRESS | rejoin NODE ADDRESS                drop all that goes to and from a pod
 fault cut-node NODE | mend-node NODE                            drop all that goes to and from a node and its pods
+fault fill-volume NODE | empty-volume NODE                      leave no room on the node's volume of class `small`
 fault control-plane-down | control-plane-up                     freeze the API server and all that is beside it
 TEXT
             return 2

@@ -2,6 +2,7 @@
 
 mod change;
 mod consistency;
+mod disk;
 mod operator;
 mod primary;
 mod recovery;
@@ -94,6 +95,7 @@ pub fn all() -> Vec<Scenario> {
         recovery::scenarios(),
         consistency::scenarios(),
         shards::scenarios(),
+        disk::scenarios(),
         // Last of all, a machine that is gone for good: a cluster keeps traces of that.
         update::scenarios(),
         change::scenarios(),

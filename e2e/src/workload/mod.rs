@@ -8,6 +8,7 @@
 //!
 //! All run on a thread of their own, in the network that clients are in.
 
+pub mod bulk;
 pub mod client;
 mod fill;
 pub mod history;
@@ -197,6 +198,35 @@ pub fn lost(place: &Place, history: &History, patience: Duration) -> Result<Vec<
         histories::append(path, &reads)?;
     }
     Ok(lost)
+}
+
+/// Overwrites one key of `node` with up to `count` values of `length` bytes, until one is refused.
+///
+/// # Errors
+/// If the node does not answer.
+pub fn fill(place: &Place, node: SocketAddr, key: &str, count: u64, length: usize) -> Result<bulk::Filled> {
+    let (place, key) = (place.clone(), key.to_owned());
+    let thread = std::thread::Builder::new()
+        .name("fill".into())
+        .spawn(move || runtime(&place)?.block_on(bulk::fill(node, &key, count, length)))?;
+    thread
+        .join()
+        .map_err(|panic| anyhow::anyhow!("the filling thread panicked: {panic:?}"))?
+}
+
+/// What `node` answers to one command.
+///
+/// # Errors
+/// If it answers an error, or does not answer.
+pub fn ask(place: &Place, node: SocketAddr, args: &[&str]) -> Result<String> {
+    let place = place.clone();
+    let args: Vec<Vec<u8>> = args.iter().map(|arg| arg.as_bytes().to_vec()).collect();
+    let thread = std::thread::Builder::new()
+        .name("ask".into())
+        .spawn(move || runtime(&place)?.block_on(bulk::ask(node, &args)))?;
+    thread
+        .join()
+        .map_err(|panic| anyhow::anyhow!("the asking thread panicked: {panic:?}"))?
 }
 
 fn runtime(place: &Place) -> Result<tokio::runtime::Runtime> {
