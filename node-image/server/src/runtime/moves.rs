@@ -246,6 +246,10 @@ impl Node {
             if let (SlotRecord::Import { .. }, Some(reason)) = (&record, self.lacks_room()) {
                 return HandoffOutcome::Later(reason);
             }
+            if let (SlotRecord::Stage { .. }, Some(no_room)) = (&record, self.no_room()) {
+                // A copy is no write that was under way: it would wait for the disk in memory.
+                return HandoffOutcome::Later(format!("at the target, {no_room}"));
+            }
             let payload = match &asked.step {
                 HandoffStep::Chunk(chunk) => chunk.bytes.clone(),
                 _ => Bytes::new(),

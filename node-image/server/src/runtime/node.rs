@@ -16,7 +16,7 @@ use crate::command::{Context, Holders, NoRoom, NodeEndpoint, NodeView, node_id};
 use crate::durability;
 use crate::keyspace::{self, Change, Keyspace};
 use crate::restore::load_snapshot;
-use crate::storage::{Log, LogReader, Piece, Rot, Superblock, TailDirectory};
+use crate::storage::{Log, LogReader, Piece, Rot, StorageError, Superblock, TailDirectory};
 use bytes::BytesMut;
 use quorate_api::wire::{NodeAddresses, Reply, Request};
 use quorate_api::{
@@ -693,7 +693,14 @@ impl Node {
             EntryBody::Effects(effects) => keyspace::count(effects).unwrap_or(1),
             EntryBody::EpochStart(_) => 0,
         });
-        let kept = or_abort(self.parts.tails.keep(entries, writes.sum(), *epoch, *exact));
+        let writes = writes.sum();
+        let Parts { log, tails, .. } = &mut self.parts;
+        let mut kept = tails.keep(entries, writes, *epoch, *exact).cloned();
+        if kept.as_ref().is_err_and(StorageError::is_no_room) {
+            // The log's next segment can wait for room, this cannot.
+            kept = lock(log).without_ahead(|| tails.keep(entries, writes, *epoch, *exact).cloned());
+        }
+        let kept = or_abort(kept);
         tracing::warn!(
             file = kept.file,
             entries = kept.entries,

@@ -370,6 +370,18 @@ impl Log {
         had_room(made)
     }
 
+    /// Does what found no room while the next segment's file took it. That file is made again afterwards.
+    pub fn without_ahead<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        if let Some(ahead) = self.ahead.take() {
+            ahead.finish();
+        }
+        // It may not be there; whoever needs it makes it.
+        let _ = std::fs::remove_file(self.directory.join("ahead"));
+        let done = work();
+        self.prepare_ahead(self.options.segment_bytes);
+        done
+    }
+
     /// Fills the file of the next segment while this one is written, trying again while there is no room.
     fn prepare_ahead(&mut self, bytes: u64) {
         let (path, full) = (self.directory.join("ahead"), Arc::clone(&self.full));
@@ -754,6 +766,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_room_of_the_next_segment_can_be_lent_and_the_log_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut log, _) = Log::open(directory.path(), SMALL).unwrap();
+        let mut all = Vec::new();
+        for _ in 0..3 {
+            let ahead = log.without_ahead(|| directory.path().join("ahead").exists());
+            assert!(!ahead);
+            for _ in 0..10 {
+                all.push(entry(position(&all), 1, 900));
+                assert_eq!(log.append(&all[all.len() - 1..], 0).unwrap(), 1);
+            }
+            log.sync().unwrap();
+        }
+        drop(log);
+        let (_, recovered) = Log::open(directory.path(), SMALL).unwrap();
+        assert_eq!((recovered.damage, recovered.entries), (None, all));
     }
 
     #[test]
