@@ -6,6 +6,7 @@
 mod common;
 
 use common::{PATIENCE, await_synced, client_addresses, eventually, group, scripted, strace};
+use quorate_api::EntryId;
 use quorate_e2e::local::LocalCluster;
 use quorate_e2e::local::writers::{Writers, Written};
 use std::os::unix::fs::FileExt;
@@ -50,6 +51,19 @@ fn restart_all(cluster: &mut LocalCluster) {
     eventually("a failover finds enough members", || Ok(cluster.failover().is_ok()));
 }
 
+/// What a start says that finds damage.
+const DAMAGED: &str = "log entries that were durable do not read";
+
+/// Waits until a node has again, durably, what it had, and counts for it.
+fn await_repaired(cluster: &LocalCluster, victim: usize, last: EntryId) {
+    eventually("peers repaired it", || {
+        let status = cluster.status(victim)?;
+        anyhow::ensure!(!status.damaged && status.durable >= last.index, "{status:?}");
+        Ok(true)
+    });
+    await_synced(cluster);
+}
+
 #[test]
 fn what_rots_while_nodes_run_is_found_by_the_scrub_and_repaired_from_memory() {
     let mut cluster = group(&SEGMENTS);
@@ -84,11 +98,15 @@ fn what_is_found_damaged_at_a_start_is_repaired_by_peers() {
     let mut cluster = group(&SEGMENTS);
     let written = load(&cluster);
     let primary = cluster.await_primary(PATIENCE).unwrap();
-    let victim = (primary + 1) % 3;
-    // The head of one segment and the middle of another; nothing of the log before them is covered by a snapshot.
-    for (place, head) in [(1, true), (2, false)] {
+    let (victim, last) = ((primary + 1) % 3, cluster.status(primary).unwrap().last);
+    // The head of one segment, the middle of another, and the head of the last one, so that nothing tells how far the log went;
+    // nothing of the log before them is covered by a snapshot, and nobody writes meanwhile.
+    for (place, head) in [(Some(1), true), (Some(2), false), (None, true)] {
         cluster.node_mut(victim).unwrap().process.kill().unwrap();
-        let segment = files(&cluster, victim, "log", "log")[place].clone();
+        let segments = files(&cluster, victim, "log", "log");
+        assert!(segments.len() > 3, "{segments:?}");
+        let segment = segments[place.unwrap_or(segments.len() - 1)].clone();
+        let before = cluster.log_text(victim).unwrap().matches(DAMAGED).count();
         if head {
             let file = std::fs::File::options().write(true).open(&segment).unwrap();
             file.write_all_at(b"??", 20).unwrap();
@@ -97,12 +115,9 @@ fn what_is_found_damaged_at_a_start_is_repaired_by_peers() {
         }
         cluster.node_mut(victim).unwrap().process.restart().unwrap();
         eventually("the damage was seen", || {
-            Ok(cluster.log_text(victim)?.contains("log entries that were durable do not read"))
+            Ok(cluster.log_text(victim)?.matches(DAMAGED).count() > before)
         });
-        eventually("peers repaired it", || {
-            Ok(cluster.status(victim).is_ok_and(|status| !status.damaged && status.durable > 2000))
-        });
-        await_synced(&cluster);
+        await_repaired(&cluster, victim, last);
     }
     written.check().unwrap();
 }
@@ -118,19 +133,17 @@ fn a_disk_that_gives_an_error_for_what_it_held_is_damage_and_no_loop_of_crashes(
     );
     let mut cluster = LocalCluster::start(scripted(folder.path(), &script, &SEGMENTS)).unwrap();
     let written = load(&cluster);
-    let victim = (cluster.await_primary(PATIENCE).unwrap() + 1) % 3;
+    let primary = cluster.await_primary(PATIENCE).unwrap();
+    let (victim, last) = ((primary + 1) % 3, cluster.status(primary).unwrap().last);
     std::fs::write(folder.path().join(format!("bad-{victim}")), "").unwrap();
     cluster.node_mut(victim).unwrap().process.restart().unwrap();
-    eventually("the node runs and was repaired", || {
-        Ok(cluster.status(victim).is_ok_and(|status| !status.damaged && status.durable > 2000))
-    });
+    await_repaired(&cluster, victim, last);
     assert!(
         cluster
             .log_text(victim)
             .unwrap()
             .contains("the disk does not give a part of the log")
     );
-    await_synced(&cluster);
     written.check().unwrap();
 }
 

@@ -14,6 +14,9 @@ use std::sync::Arc;
 /// Registers that the clients work on.
 pub(crate) const KEYS: usize = 6;
 
+/// Entries that a log's end has room for, beside those that are there.
+const END_ROOM: u64 = 1000;
+
 /// A register: its value (the number of the operation that wrote it; 0 at first) and the index of its last write.
 pub(crate) type Register = (u64, u64);
 /// The whole state.
@@ -80,6 +83,8 @@ pub(crate) struct Disk {
     pub(crate) aside: Vec<Arc<Entry>>,
     /// A record reads no more that once was durable, and no start has noticed yet.
     rotten: bool,
+    /// So does everything behind it, with the room for more: nobody can say how far the log went.
+    end_unread: bool,
 }
 
 /// What a start finds.
@@ -211,7 +216,7 @@ impl Disk {
         }
     }
 
-    /// A record that was durable stops reading, if there is one behind it that tells.
+    /// A record that was durable stops reading, if there is one behind it that tells; sometimes with all that is behind it.
     pub(crate) fn rot(&mut self, rng: &mut SmallRng) -> bool {
         let Some(told) = self
             .records
@@ -222,7 +227,11 @@ impl Disk {
         };
         let told = usize::try_from(self.records[told].durable - self.base.id.index).expect("fits memory");
         let near = rng.random_range(0..told.min(12));
-        self.records[told - 1 - near].unreadable = true;
+        self.end_unread = rng.random_ratio(1, 3);
+        let reach = if self.end_unread { usize::MAX } else { 1 };
+        for record in self.records.iter_mut().skip(told - 1 - near).take(reach) {
+            record.unreadable = true;
+        }
         self.rotten = true;
         true
     }
@@ -264,10 +273,15 @@ impl Disk {
         let whole = self.records.iter().position(|r| r.unreadable).unwrap_or(self.records.len());
         let last = self.base.id.index + whole as u64;
         let behind = || self.records.iter().skip(whole).filter(|record| !record.unreadable);
-        let damage = behind()
-            .any(|record| record.durable > last)
-            .then(|| behind().map(|record| record.entry.id).max())
-            .flatten();
+        let told = || behind().any(|record| record.durable > last);
+        let damage = match std::mem::take(&mut self.end_unread) {
+            // As much as may have been there, of whatever epoch.
+            true => Some(EntryId {
+                epoch: self.hard.promised,
+                index: self.last() + END_ROOM,
+            }),
+            false => told().then(|| behind().map(|record| record.entry.id).max()).flatten(),
+        };
         let covered = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.position.id.index);
         let damage = damage.filter(|lost| lost.index > covered);
         if report {

@@ -211,7 +211,7 @@ impl World {
             .is_none_or(|c| c.members().iter().any(|member| self.wiped.contains(&member.incarnation)))
     }
 
-    /// One primary, and every member has what it has, durably.
+    /// One primary, and every member has what it has, durably, and has made good what it lost.
     pub(crate) fn is_whole(&self) -> bool {
         if self.clients.iter().any(|client| !client.is_idle()) {
             return false;
@@ -232,7 +232,8 @@ impl World {
             let last = primary.log().last();
             host.incarnation == member.incarnation
                 && host.replica().is_some_and(|replica| {
-                    replica.log().last() == last && replica.commit() == last.id.index && replica.durable() == last.id.index
+                    let whole = replica.log().last() == last && replica.durable() == last.id.index;
+                    whole && replica.commit() == last.id.index && !replica.damaged()
                 })
         })
     }

@@ -118,6 +118,9 @@ pub struct AppendAck {
     /// Room on the member's disk. While it is [`DiskRoom::Full`] no entries are taken, whatever the answer says else; a
     /// member from before there was a word for it is taken to have room.
     pub disk: DiskRoom,
+    /// What the primary's stream goes by: as `durable`, but told also by a member that does not count yet because it has to
+    /// make good what it lost. A member from before there was a word for it holds what it counts for.
+    pub held: u64,
 }
 
 /// Why an append did not fit, and where to go on.
@@ -656,6 +659,7 @@ fn encode_ack(ack: &AppendAck, out: &mut BytesMut) {
         round,
         mismatch,
         disk,
+        held,
     } = ack;
     put_epoch(out, *epoch);
     out.put_u64_le(*durable);
@@ -677,6 +681,7 @@ fn encode_ack(ack: &AppendAck, out: &mut BytesMut) {
         DiskRoom::Tight => 1,
         DiskRoom::Full => 2,
     });
+    out.put_u64_le(*held);
 }
 
 fn decode_ack(mut body: Bytes) -> Result<AppendAck, WireError> {
@@ -704,12 +709,17 @@ fn decode_ack(mut body: Bytes) -> Result<AppendAck, WireError> {
         Some(2) => DiskRoom::Full,
         Some(_) => return Err(WireError::Malformed(APPEND_ACK)),
     };
+    let held = match body.get(1..9).and_then(|held| held.try_into().ok()) {
+        None => durable,
+        Some(held) => u64::from_le_bytes(held),
+    };
     Ok(AppendAck {
         epoch,
         durable,
         round,
         mismatch,
         disk,
+        held,
     })
 }
 
@@ -876,18 +886,19 @@ mod tests {
                 round: 6,
                 mismatch: Some(Mismatch::Diverges(EntryId::default())),
                 disk,
+                held: 9,
             });
             let mut buffer = BytesMut::new();
             ack.encode(&mut buffer);
             assert_eq!(take::<Reply>(&mut buffer.clone()).unwrap().unwrap(), ack);
-            // Without the byte that older nodes do not send.
-            let shorter = u32::try_from(buffer.len() - 4 - 1).unwrap();
-            buffer[..4].copy_from_slice(&shorter.to_le_bytes());
-            buffer.truncate(buffer.len() - 1);
+            // Without what older nodes do not send.
+            let shorter = buffer.len() - 1 - 8;
+            buffer[..4].copy_from_slice(&u32::try_from(shorter - 4).unwrap().to_le_bytes());
+            buffer.truncate(shorter);
             let Reply::AppendAck(read) = take::<Reply>(&mut buffer).unwrap().unwrap() else {
                 panic!("another reply")
             };
-            assert_eq!(read.disk, DiskRoom::Ample);
+            assert_eq!((read.disk, read.held), (DiskRoom::Ample, 5));
         }
     }
 

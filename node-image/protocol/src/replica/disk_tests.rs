@@ -37,7 +37,12 @@ fn blank() -> Replica {
 
 /// A primary that serves, and that both members follow.
 fn primary() -> Replica {
-    let mut replica = blank();
+    primary_with(Settings::default())
+}
+
+fn primary_with(settings: Settings) -> Replica {
+    let log = LogView::new(Position::default(), None, 0);
+    let mut replica = Replica::new(incarnation(0), settings, HardState::default(), log, 0);
     for (peer, session) in [(incarnation(1), FIRST), (incarnation(2), SECOND)] {
         step(&mut replica, Event::LinkUp { peer, session });
     }
@@ -71,6 +76,7 @@ fn answer(replica: &mut Replica, session: Session, durable: u64, mismatch: Optio
         round: 1000,
         mismatch,
         disk,
+        held: durable,
     };
     step(replica, Event::AppendAck { session, ack })
 }
@@ -90,21 +96,100 @@ fn write(replica: &mut Replica, bytes: usize) -> Vec<Effect> {
     out
 }
 
+/// What the primary of the epoch, the second member, sends.
+fn append(prev: Position, round: u64, entries: Vec<Arc<Entry>>) -> Event {
+    let append = Append {
+        epoch: EPOCH,
+        prev,
+        commit: 0,
+        round,
+        entries,
+    };
+    Event::Request {
+        from: FIRST,
+        peer: Some(incarnation(1)),
+        request: Request::Append(append),
+    }
+}
+
+fn entry(before: Position) -> Arc<Entry> {
+    Arc::new(Entry::next(before, EPOCH, 0, EntryBody::EpochStart(configuration())))
+}
+
+/// What an acknowledgement counts for, and what it tells to be held.
+fn acknowledged(effects: &[Effect]) -> Option<(u64, u64)> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Reply(FIRST, Reply::AppendAck(ack)) => Some((ack.durable, ack.held)),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_loss_of_unknown_extent_is_made_good_by_what_the_primary_has_and_without_new_writes() {
+    let hard = HardState {
+        promised: EPOCH,
+        unreadable: Some(EntryId {
+            epoch: EPOCH,
+            index: 1_000_000,
+        }),
+        ..HardState::default()
+    };
+    let log = LogView::new(Position::default(), None, 0);
+    let mut follower = Replica::new(incarnation(0), Settings::default(), hard, log, 0);
+    let first = entry(Position::default());
+    let second = entry(first.position());
+    // A sign says nothing of the log; the probe says where it ends; what follows begins further back.
+    let mut answers = Vec::new();
+    for (round, prev, entries) in [
+        (1, Position::default(), Vec::new()),
+        (2, second.position(), Vec::new()),
+        (3, Position::default(), vec![Arc::clone(&first)]),
+    ] {
+        answers.push(acknowledged(&step(&mut follower, append(prev, round, entries))));
+    }
+    answers.push(acknowledged(&step(&mut follower, Event::LogDurable { generation: 0, index: 1 })));
+    // The primary's stream goes on by what is held, although it counts for nothing.
+    assert_eq!(answers, [Some((0, 0)), Some((0, 0)), Some((0, 0)), Some((0, 1))]);
+    assert!(follower.damaged());
+    step(&mut follower, append(first.position(), 4, vec![second]));
+    let whole = step(&mut follower, Event::LogDurable { generation: 0, index: 2 });
+    assert_eq!(acknowledged(&whole), Some((2, 2)));
+    assert!(!follower.damaged());
+    let forgotten = HardState {
+        unreadable: None,
+        promised: EPOCH,
+        ..HardState::default()
+    };
+    assert!(whole.contains(&Effect::PersistHardState(forgotten)), "{whole:?}");
+}
+
+#[test]
+fn a_stream_to_a_member_that_makes_good_its_loss_goes_on_by_what_that_one_holds() {
+    let settings = Settings {
+        max_in_flight_bytes: 1,
+        max_append_bytes: 1,
+        ..Settings::default()
+    };
+    let mut primary = primary_with(settings);
+    let first = write(&mut primary, 10);
+    write(&mut primary, 10);
+    assert_eq!(entries_to(&first, FIRST), 1);
+    let ack = AppendAck {
+        epoch: EPOCH,
+        durable: 0,
+        round: 1000,
+        mismatch: None,
+        disk: DiskRoom::Ample,
+        held: 2,
+    };
+    let next = step(&mut primary, Event::AppendAck { session: FIRST, ack });
+    assert_eq!(entries_to(&next, FIRST), 1);
+    assert_eq!(primary.commit(), 1, "what is held counts for nothing");
+}
+
 #[test]
 fn a_full_follower_takes_nothing_confirms_reads_and_asks_for_nothing_more() {
     let mut follower = blank();
-    let append = |prev: Position, round, entries: Vec<Arc<Entry>>| Event::Request {
-        from: FIRST,
-        peer: Some(incarnation(1)),
-        request: Request::Append(Append {
-            epoch: EPOCH,
-            prev,
-            commit: 0,
-            round,
-            entries,
-        }),
-    };
-    let entry = |before| Arc::new(Entry::next(before, EPOCH, 0, EntryBody::EpochStart(configuration())));
     let (first, second) = (entry(Position::default()), entry(entry(Position::default()).position()));
     step(&mut follower, append(Position::default(), 1, vec![Arc::clone(&first)]));
     step(&mut follower, Event::LogDurable { generation: 0, index: 1 });
@@ -118,6 +203,7 @@ fn a_full_follower_takes_nothing_confirms_reads_and_asks_for_nothing_more() {
             round,
             mismatch: None,
             disk: DiskRoom::Full,
+            held: 1,
         };
         assert_eq!(answered, [Effect::Reply(FIRST, Reply::AppendAck(ack))]);
     }

@@ -73,6 +73,7 @@ fn acknowledges(replica: &mut Replica, session: Session, durable: u64, round: u6
         round,
         mismatch: None,
         disk: DiskRoom::Ample,
+        held: durable,
     };
     step(replica, Event::AppendAck { session, ack })
 }

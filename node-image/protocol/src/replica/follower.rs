@@ -15,6 +15,8 @@ pub(super) struct Follower {
     pub(super) heard: Option<Heard>,
     /// The log equals the primary's up to here. 0 until the primary of this epoch has shown it.
     matched: u64,
+    /// The primary of this epoch has said, since this replica started, where its log ended.
+    told_end: bool,
     /// Highest read round seen in this epoch.
     round: u64,
     /// Entries were written that the primary has no acknowledgement for.
@@ -62,13 +64,7 @@ impl Replica {
     }
 
     pub(super) fn on_append(&mut self, from: Session, peer: Option<Incarnation>, append: Append, now: u64, out: &mut Vec<Effect>) {
-        let Append {
-            epoch,
-            prev,
-            commit,
-            round,
-            entries,
-        } = append;
+        let epoch = append.epoch;
         if !self.hear(from, peer, epoch, now, out) {
             let mismatch = Some(Mismatch::Promised(self.hard.promised));
             out.push(Effect::Reply(
@@ -79,10 +75,19 @@ impl Replica {
                     round: 0,
                     mismatch,
                     disk: self.disk,
+                    held: 0,
                 }),
             ));
             return;
         }
+        self.bound_loss(&append);
+        let Append {
+            epoch: _,
+            prev,
+            commit,
+            round,
+            entries,
+        } = append;
         let news = self.follower().is_some_and(|follower| round > follower.round);
         if let Some(follower) = self.follower_mut() {
             follower.round = follower.round.max(round);
@@ -125,6 +130,24 @@ impl Replica {
             self.acknowledge(from, out);
         }
         self.commit_through(commit.min(matched), out);
+    }
+
+    /// Whatever this replica acknowledged in an epoch, its primary holds, and never cuts while it serves. A primary opens a
+    /// connection by a probe at the end of its log, and goes back only for an answer: so the first append that names a
+    /// position speaks of all that was acknowledged before this replica started, and what was lost of this epoch ends there.
+    /// Without this, a loss whose extent is not known would be made good only by as many entries as it can have been.
+    fn bound_loss(&mut self, append: &Append) {
+        let Some(follower) = self.follower_mut() else { return };
+        let names_position = append.prev.id.index > 0;
+        if !names_position || std::mem::replace(&mut follower.told_end, true) {
+            return;
+        }
+        let end = append.prev.id.index + append.entries.len() as u64;
+        if let Some(lost) = &mut self.hard.unreadable
+            && lost.epoch == append.epoch
+        {
+            lost.index = lost.index.min(end);
+        }
     }
 
     /// Why entries after `prev` cannot be taken; None if they can.
@@ -233,17 +256,18 @@ impl Replica {
     }
 
     fn append_ack(&self, to: Session, follower: &Follower, round: u64, mismatch: Option<Mismatch>) -> Effect {
-        let durable = match mutation::active(Mutation::AckBeforeSync) {
+        let held = match mutation::active(Mutation::AckBeforeSync) {
             true => follower.matched,
-            false if self.damaged() => 0,
             false => self.durable.min(follower.matched),
         };
+        let durable = if self.damaged() { 0 } else { held };
         let ack = AppendAck {
             epoch: self.hard.promised,
             durable,
             round,
             mismatch,
             disk: self.disk,
+            held,
         };
         Effect::Reply(to, Reply::AppendAck(ack))
     }

@@ -425,6 +425,7 @@ mod tests {
             round,
             mismatch,
             disk: DiskRoom::Ample,
+            held: 0,
         };
         step(replica, Event::AppendAck { session: LINK, ack })
     }
@@ -548,6 +549,7 @@ mod tests {
                 round: 0,
                 mismatch: None,
                 disk: DiskRoom::Ample,
+                held: 2,
             };
             step(&mut replica, Event::AppendAck { session, ack });
         }
@@ -607,6 +609,7 @@ mod tests {
                 round,
                 mismatch: None,
                 disk: DiskRoom::Ample,
+                held: durable,
             };
             step(primary, Event::AppendAck { session, ack })
         };
@@ -634,6 +637,7 @@ mod tests {
             round: 1000,
             mismatch: Some(Mismatch::Promised(epoch(9))),
             disk: DiskRoom::Ample,
+            held: 0,
         };
         step(
             &mut primary,

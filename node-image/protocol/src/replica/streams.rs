@@ -274,7 +274,7 @@ impl Replica {
             }
             return;
         }
-        if ack.epoch != primary.epoch || ack.durable > last {
+        if ack.epoch != primary.epoch || ack.durable.max(ack.held) > last {
             return;
         }
         let Some((&incarnation, peer)) = primary.peers.iter_mut().find(|(_, peer)| peer.session == Some(session)) else {
@@ -314,7 +314,7 @@ impl Replica {
                 },
                 None,
             ) => {
-                while in_flight.front().is_some_and(|&(through, _)| through <= peer.matched) {
+                while in_flight.front().is_some_and(|&(through, _)| through <= ack.held) {
                     let (_, length) = in_flight.pop_front().expect("checked by the condition");
                     *bytes -= length;
                     *progress_at = now;

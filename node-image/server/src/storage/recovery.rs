@@ -27,6 +27,19 @@ pub struct Damage {
 }
 
 impl Damage {
+    /// Something is lost behind the last entry that reads; what follows may tell how much.
+    fn after(position: Position) -> Self {
+        let last = EntryId {
+            index: position.id.index + 1,
+            ..position.id
+        };
+        Self {
+            first: last.index,
+            last,
+            open_end: false,
+        }
+    }
+
     /// What stands here for an entry of a later place in the log.
     fn widen(&mut self, last: EntryId) {
         self.last = self.last.max(last);
@@ -71,31 +84,18 @@ pub(super) fn recover(directory: &Path) -> Result<(Vec<Segment>, Recovered), Sto
     };
     let mut position = Position::default();
     let count = paths.len();
-    let mut lost_bytes = 0;
+    // Since the last head of a segment, which tells how far the log went before it.
+    let mut unread_bytes = 0;
     for (number, path) in paths.into_iter().enumerate() {
         let file = Arc::new(File::options().read(true).write(true).open(&path).tried("open", &path)?);
         let (bytes, holes) = read_around(&file, &path)?;
         let Some((salt, prev)) = decode_header(&bytes) else {
             refuse_other_versions(&bytes, &path)?;
-            lost_bytes += bytes.len() as u64;
-            let first = EntryId {
-                index: position.id.index + 1,
-                ..position.id
-            };
-            let damage = recovered.damage.get_or_insert(Damage {
-                first: first.index,
-                last: first,
-                open_end: false,
-            });
-            if number + 1 == count {
-                // The head of the next one would tell what it held; so does its size.
-                damage.last.index += lost_bytes / MIN_RECORD_LEN;
-                damage.open_end = true;
-            }
+            unread_bytes += bytes.len() as u64;
+            recovered.damage.get_or_insert(Damage::after(position));
             recovered.headless.push(path);
             continue;
         };
-        lost_bytes = 0;
         if let Some(damage) = &mut recovered.damage {
             damage.widen(prev.id);
         } else if number == 0 {
@@ -131,25 +131,17 @@ pub(super) fn recover(directory: &Path) -> Result<(Vec<Segment>, Recovered), Sto
             segment.offsets.push(offset);
         }
         segment.end = capacity - rest.len() as u64;
-        let unread = holes.iter().filter(|hole| **hole + SECTOR as u64 > segment.end).count() as u64 * SECTOR as u64;
-        let mut claimed = claims_more(&rest, salt, position.id.index, number + 1 < count);
-        if unread > 0 {
-            let bound = EntryId {
-                epoch: position.id.epoch,
-                index: position.id.index + unread.div_ceil(MIN_RECORD_LEN) + 1,
-            };
-            claimed = claimed.max(Some(bound));
+        if let Some(last) = claims_more(&rest, salt, position.id.index, number + 1 < count) {
+            recovered.damage.get_or_insert(Damage::after(position)).widen(last);
         }
-        if let Some(last) = claimed {
-            let damage = recovered.damage.get_or_insert(Damage {
-                first: position.id.index + 1,
-                last,
-                open_end: false,
-            });
-            damage.widen(last);
-            damage.open_end |= unread > 0 && number + 1 == count;
-        }
+        unread_bytes = holes.iter().filter(|hole| **hole + SECTOR as u64 > segment.end).count() as u64 * SECTOR as u64;
         segments.push(segment);
+    }
+    if unread_bytes > 0 {
+        // The head of a next segment would tell what they held; so does their size.
+        let damage = recovered.damage.get_or_insert(Damage::after(position));
+        damage.last.index += unread_bytes.div_ceil(MIN_RECORD_LEN);
+        damage.open_end = true;
     }
     Ok((segments, recovered))
 }
