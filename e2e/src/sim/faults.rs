@@ -120,6 +120,7 @@ impl Profile {
                 max_append_bytes: pick(rng, &[100, 400, 1 << 20]),
                 max_in_flight_bytes: pick(rng, &[300, 2000, 16 << 20]),
                 tail_bytes: pick(rng, &[0, 300, 2000, 16 << 20]),
+                max_unsettled_bytes: pick(rng, &[300, 2000, 16 << 20]),
             },
             keeps_order,
             latency: pick(rng, &[200, 1000, 4000]),

@@ -3,7 +3,7 @@
 use super::*;
 use bytes::Bytes;
 use quorate_api::wire::{Append, AppendAck, Mismatch, Reply};
-use quorate_api::{ActivateRequest, Entry, EntryBody, FenceRequest, Member, Position, Proposal};
+use quorate_api::{ActivateRequest, Consistency, Entry, EntryBody, FenceRequest, Member, Position, Proposal, Quorum};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -41,6 +41,10 @@ fn primary() -> Replica {
 }
 
 fn primary_with(settings: Settings) -> Replica {
+    primary_of(configuration(), settings)
+}
+
+fn primary_of(configuration: Configuration, settings: Settings) -> Replica {
     let log = LogView::new(Position::default(), None, 0);
     let mut replica = Replica::new(incarnation(0), settings, HardState::default(), log, 0);
     for (peer, session) in [(incarnation(1), FIRST), (incarnation(2), SECOND)] {
@@ -53,7 +57,7 @@ fn primary_with(settings: Settings) -> Replica {
     let activate = ActivateRequest {
         epoch: EPOCH,
         last: EntryId::default(),
-        configuration: configuration(),
+        configuration,
     };
     for request in [Request::Fence(fence), Request::Activate(activate)] {
         let (from, peer) = (Session(9), None);
@@ -255,4 +259,36 @@ fn writes_lack_room_when_full_disks_leave_no_write_quorum() {
     assert_eq!(primary.lacks_room(), Some((1, 2)), "one away and one full leave the primary alone");
     step(&mut primary, Event::LinkDown(SECOND));
     assert_eq!(primary.lacks_room(), None, "nobody says that a disk is full");
+}
+
+#[test]
+fn full_disks_end_the_writes_of_an_eventual_group_when_enough_of_them_wait_for_a_majority() {
+    let settings = Settings {
+        max_unsettled_bytes: 1000,
+        ..Settings::default()
+    };
+    let eventual = Quorum {
+        replicas: 3,
+        write: 1,
+        read: 1,
+        consistency: Consistency::Eventual,
+    };
+    let members = configuration().members().to_vec();
+    let configuration = Configuration::of(members, eventual).expect("a valid test configuration");
+    let mut primary = primary_of(configuration, settings);
+    for session in [FIRST, SECOND] {
+        answer(&mut primary, session, 1, None, DiskRoom::Full);
+    }
+    write(&mut primary, 500);
+    step(&mut primary, Event::LogDurable { generation: 0, index: 2 });
+    assert_eq!((primary.acknowledged(), primary.commit()), (2, 1));
+    assert_eq!(primary.lacks_room(), None, "full disks are failures that it was asked to live with");
+    write(&mut primary, 500);
+    assert_eq!(primary.lacks_room(), Some((1, 2)));
+    answer(&mut primary, FIRST, 1, None, DiskRoom::Ample);
+    assert_eq!(primary.lacks_room(), None);
+    answer(&mut primary, FIRST, 3, None, DiskRoom::Ample);
+    answer(&mut primary, FIRST, 3, None, DiskRoom::Full);
+    step(&mut primary, Event::LogDurable { generation: 0, index: 3 });
+    assert_eq!((primary.commit(), primary.lacks_room()), (3, None), "nothing waits any more");
 }

@@ -48,6 +48,9 @@ pub struct Settings {
     pub max_in_flight_bytes: usize,
     /// Bytes of settled entries kept in memory, so that a member that is a little behind needs no file.
     pub tail_bytes: usize,
+    /// Bytes of entries that are not committed, beyond which a primary whose members have full disks takes no more, also where
+    /// it could acknowledge them.
+    pub max_unsettled_bytes: usize,
 }
 
 impl Default for Settings {
@@ -58,6 +61,7 @@ impl Default for Settings {
             max_append_bytes: 1 << 20,
             max_in_flight_bytes: 16 << 20,
             tail_bytes: 16 << 20,
+            max_unsettled_bytes: 32 << 20,
         }
     }
 }

@@ -195,10 +195,17 @@ impl Replica {
 
     /// Members whose disks have room, this one counted without a look at its own, and how many a write needs: set if full
     /// disks make the former less than the latter. Other members that are away count as those without room then.
+    ///
+    /// A write needs the write quorum. Where that is less than commits it, full disks count as any other failure: it is
+    /// acknowledged, until as much as [`Settings::max_unsettled_bytes`] waits for a member with room.
     #[must_use]
     pub fn lacks_room(&self) -> Option<(usize, usize)> {
         let Role::Primary(primary) = &self.role else { return None };
-        let needed = primary.quorum.write as usize;
+        let needed = match primary.uncommitted_bytes < self.settings.max_unsettled_bytes {
+            true => primary.quorum.write,
+            false => primary.quorum.commit(),
+        };
+        let needed = needed as usize;
         let has_room = |peer: &&Peer| peer.session.is_some() && peer.disk == DiskRoom::Ample;
         let with_room = 1 + primary.members().filter(has_room).count();
         let some_full = primary.members().any(|peer| peer.disk != DiskRoom::Ample);
