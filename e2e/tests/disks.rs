@@ -11,6 +11,7 @@ use quorate_e2e::local::resp::Client;
 use quorate_e2e::local::writers::Writers;
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -21,8 +22,9 @@ const SMALL: [(&str, &str); 3] = [
     ("QUORATE_LOG_KEEP_BYTES", "1000000"),
 ];
 
-/// Every node on a disk of its own, in memory.
-const MOUNTED: &str = r#"exec unshare -m sh -c 'mount -t tmpfs -o size=24m tmpfs "$QUORATE_DATA_DIR" && exec "$0" serve' $node"#;
+/// Every node on a disk of its own, in memory; a later start finds the one that [`keep`] kept.
+const MOUNTED: &str = r#"[ -e "$QUORATE_DATA_DIR/../kept-$QUORATE_ORDINAL" ] && exec nsenter --mount="$(cat "$QUORATE_DATA_DIR/../kept-$QUORATE_ORDINAL")" $node serve
+exec unshare -m sh -c 'mount -t tmpfs -o size=24m tmpfs "$QUORATE_DATA_DIR" && exec "$0" serve' $node"#;
 
 /// Three nodes on small disks; None where this user may not mount any.
 fn small_disks() -> Option<(tempfile::TempDir, LocalCluster)> {
@@ -34,6 +36,18 @@ fn small_disks() -> Option<(tempfile::TempDir, LocalCluster)> {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let cluster = LocalCluster::start(scripted(folder.path(), MOUNTED, &SMALL)).unwrap();
     Some((folder, cluster))
+}
+
+/// Keeps the nodes' disks beyond the ends of their processes, as long as what this gives.
+fn keep(cluster: &LocalCluster) -> Vec<File> {
+    let spaces = cluster.nodes().iter().enumerate().map(|(ordinal, node)| {
+        let pid = node.process.pid().unwrap().as_raw_nonzero();
+        let space = File::open(format!("/proc/{pid}/ns/mnt")).unwrap();
+        let path = format!("/proc/{}/fd/{}", std::process::id(), space.as_raw_fd());
+        std::fs::write(node.data_dir.with_file_name(format!("kept-{ordinal}")), path).unwrap();
+        space
+    });
+    spaces.collect()
 }
 
 /// A file in a node's directory, as the node sees it.
@@ -168,4 +182,49 @@ fn an_entry_that_finds_no_room_at_its_primary_is_held_by_the_others_and_written_
     await_disk(&cluster, primary, DiskRoom::Ample);
     await_synced(&cluster);
     assert_eq!(cluster.pids().collect::<Vec<_>>(), pids);
+}
+
+#[test]
+fn nodes_that_start_on_full_disks_choose_a_primary_answer_reads_and_take_writes_again_with_room() {
+    let Some((_folder, mut cluster)) = small_disks() else { return };
+    let _disks = keep(&cluster);
+    let writers = Writers::start(client_addresses(&cluster), 4, 50, 4000);
+    writers.await_more(500, PATIENCE).unwrap();
+    for ordinal in 0..3 {
+        fill(&cluster, ordinal, 0);
+    }
+    let refused = |cluster: &LocalCluster| {
+        eventually("writes are refused", || {
+            let primary = cluster.await_primary(PATIENCE)?;
+            let mut client = Client::connect(cluster.nodes()[primary].client, PATIENCE)?;
+            client.run(&["GET", "writer0:1"])?;
+            Ok(client
+                .run(&["SET", "k", "v"])
+                .is_err_and(|refusal| refusal.to_string().starts_with("MISCONF ")))
+        });
+    };
+    refused(&cluster);
+    let written = writers.stop();
+    for _ in 0..3 {
+        for ordinal in 0..3 {
+            cluster.node_mut(ordinal).unwrap().process.kill().unwrap();
+        }
+        for ordinal in 0..3 {
+            cluster.node_mut(ordinal).unwrap().process.restart().unwrap();
+        }
+        eventually("a failover finds enough members", || Ok(cluster.failover().is_ok()));
+        refused(&cluster);
+    }
+    let epoch = cluster.status(0).unwrap().promised;
+    written.check().unwrap();
+    for ordinal in 0..3 {
+        assert!(!cluster.log_text(ordinal).unwrap().contains("storage failed"), "node {ordinal}");
+        make_room(&cluster, ordinal);
+    }
+    let writers = Writers::start(client_addresses(&cluster), 4, 50, 4000);
+    writers.await_more(500, PATIENCE).unwrap();
+    let written = writers.stop();
+    await_synced(&cluster);
+    written.check().unwrap();
+    assert_eq!(cluster.status(0).unwrap().promised, epoch, "nobody else was chosen");
 }

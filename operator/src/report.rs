@@ -65,7 +65,7 @@ pub fn report(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> Replicate
     let shard = shard(seen, phase, doing);
     let shards_ready = i32::from(shard.primary.is_some());
     let behind = disks::ill(seen).or_else(|| behind(seen, &shard, doing));
-    let available = disks::writes_refused(seen, phase).unwrap_or_else(|| available(phase));
+    let available = disks::refused(seen, phase).unwrap_or_else(|| available(phase));
     let (changing, updating) = (changing(&shard), updating(seen, &shard));
     let mut status = ReplicatedStoreStatus {
         observed_generation: Some(seen.reconciled.generation),
@@ -159,6 +159,7 @@ fn available(phase: &Phase) -> Say {
         }
         Phase::DataLost(text) => (false, reasons::DATA_LOST, text.clone()),
         Phase::NoQuorum(text) => (false, reasons::NO_WRITE_QUORUM, text.clone()),
+        Phase::NoRoom(text) => (false, reasons::DISK_FULL, text.clone()),
         Phase::Doubt(text) => (false, reasons::PRIMARY_SUSPECTED, text.clone()),
         Phase::ViewChanging(text) => (false, reasons::VIEW_CHANGING, text.clone()),
         Phase::FailingOver(text) => (false, reasons::FAILING_OVER, text.clone()),

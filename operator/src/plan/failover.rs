@@ -5,7 +5,7 @@ use crate::detect::{Verdict, is_cut_off, judge};
 use crate::observe::{Health, Observed, group};
 use crate::settings::Settings;
 use crate::view_change::Known;
-use quorate_api::{Configuration, Epoch, Incarnation, NodeRole};
+use quorate_api::{Configuration, DiskRoom, Epoch, Incarnation, NodeRole, Quorum};
 use std::time::Instant;
 
 /// What the shard is doing, and the failover or the first view change to start.
@@ -127,6 +127,16 @@ fn running(seen: &Observation<'_>, memory: &Memory) -> (Phase, Option<ViewChange
         let found = members.iter().find(|member| member.incarnation() == Some(incarnation));
         found.map_or_else(|| incarnation.to_string(), |member| member.pod.clone())
     };
+    if let Verdict::Activating { primary } = verdict
+        && let Some((room, needed)) = lacks_room(&members, quorum, seen)
+    {
+        // Whoever else was chosen would find no more room for its first entry.
+        let text = format!(
+            "{} was chosen, and {room} of the {needed} members that its first entry needs have room for it",
+            name(primary)
+        );
+        return (Phase::NoRoom(text), None);
+    }
     let phase = match verdict {
         Verdict::Serving { primary, heard } => Phase::Serving(primary, heard),
         _ if reachable < quorum.fence() as usize => blocked_or_starting(seen, memory, reachable, quorum),
@@ -143,6 +153,18 @@ fn running(seen: &Observation<'_>, memory: &Memory) -> (Phase, Option<ViewChange
         Verdict::Lost { primary, reason } => return lost(seen, memory, primary, &reason),
     };
     (phase, None)
+}
+
+/// Members with room for an entry, and how many have to take one, if full disks make the former less than the latter.
+fn lacks_room(members: &[&Observed], quorum: Quorum, seen: &Observation<'_>) -> Option<(usize, usize)> {
+    let heard = || {
+        members
+            .iter()
+            .filter_map(|member| member.fresh(seen.now, seen.settings.suspect_after))
+    };
+    let room = heard().filter(|status| status.disk != DiskRoom::Full).count();
+    let needed = quorum.commit() as usize;
+    (room < needed && room < heard().count()).then_some((room, needed))
 }
 
 /// There is no primary, and a fence quorum is in reach.

@@ -300,6 +300,8 @@ pub enum Phase {
     Serving(Incarnation, bool),
     /// The primary reaches too few members.
     NoQuorum(String),
+    /// A primary was chosen, and too few members have room for its first entry.
+    NoRoom(String),
     /// The primary may be lost, but too few say so.
     Doubt(String),
     /// A view change that is no failover is under way, or somebody else's.

@@ -10,15 +10,17 @@ use quorate_crds::conditions::reasons;
 const WAY_OUT: &str =
     "give the volumes more room (enlarge their claims, if their class allows it, or free what else is on them); it goes on by itself";
 
-/// Why the primary takes no writes although it serves, if full disks are the reason.
-pub(super) fn writes_refused(seen: &Observation<'_>, phase: &Phase) -> Option<Say> {
-    let Phase::Serving(primary, true) = phase else { return None };
-    let (_, leader) = heard(seen).find(|(_, status)| status.id.incarnation == *primary)?;
-    let why = leader.writes_refused.as_ref()?;
-    let text = format!(
-        "writes are refused and reads go on, because {why}; no room: {}; {WAY_OUT}",
-        full(seen)
-    );
+/// Why writes are refused, and perhaps reads too, if full disks are the reason.
+pub(super) fn refused(seen: &Observation<'_>, phase: &Phase) -> Option<Say> {
+    let what = match phase {
+        Phase::Serving(primary, true) => {
+            let (_, leader) = heard(seen).find(|(_, status)| status.id.incarnation == *primary)?;
+            format!("writes are refused and reads go on, because {}", leader.writes_refused.as_ref()?)
+        }
+        Phase::NoRoom(text) => format!("no primary serves: {text}"),
+        _ => return None,
+    };
+    let text = format!("{what}; no room: {}; {WAY_OUT}", full(seen));
     Some((false, reasons::DISK_FULL, text))
 }
 

@@ -47,6 +47,37 @@ fn a_primary_that_refuses_writes_is_not_available_and_not_replaced() {
 }
 
 #[test]
+fn a_primary_whose_first_entry_finds_no_room_is_waited_for_and_not_replaced() {
+    let mut world = World::of(well);
+    world.step();
+    status(&mut world.members[0]).role = NodeRole::Activating;
+    for ordinal in [1, 2] {
+        status(&mut world.members[ordinal]).disk = DiskRoom::Full;
+    }
+    for _ in 0..10 {
+        world.now += ACTIVATION;
+        for member in &mut world.members {
+            member.heard = Some(world.now);
+        }
+        let plan = world.step();
+        assert_eq!(plan.start, None, "another one would find no more room");
+        let (available, reason, message) = condition(&plan.status, AVAILABLE);
+        assert_eq!((&*available, &*reason), ("False", "DiskFull"));
+        for told in [
+            "orders-0-0 was chosen",
+            "1 of the 2 members",
+            "no room: orders-0-1, orders-0-2",
+            "more room",
+        ] {
+            assert!(message.contains(told), "{message}");
+        }
+    }
+    status(&mut world.members[1]).disk = DiskRoom::Tight;
+    let plan = world.step();
+    assert!(plan.start.is_some(), "{:?}: room is not what it waits for", plan.phase);
+}
+
+#[test]
 fn a_damaged_log_is_told_until_it_is_repaired() {
     let mut world = World::of(well);
     world.step();
