@@ -6,8 +6,9 @@ use quorate_protocol_mutants::mutation::Mutation;
 
 /// Histories of the first seeds: about half a minute of one core.
 const HISTORIES: u64 = 1_500;
-/// Histories that the tests give each mutant. Most die in the first few.
-const MUTANT_HISTORIES: u64 = 1_000;
+/// Histories that the tests give each mutant. Most die in the first few, the hardest (an unconfirmed read index) in about one
+/// history of a thousand.
+const MUTANT_HISTORIES: u64 = 4_000;
 
 #[test]
 fn histories_under_faults_break_no_rule() {
@@ -39,19 +40,20 @@ fn histories_under_faults_break_no_rule() {
         follower_reads,
         tails,
     } = activity;
+    // About half of what these seeds do: what draws differently by chance passes, and a fault that is hardly tried does not.
     let least = [
         (epochs, 15_000),
-        (operations, 200_000),
-        (trims, 10_000),
-        (installs, 1_500),
-        (half_installs, 20),
-        (fills, 1_000),
-        (file_reads, 10_000),
-        (changes, 6_000),
-        (damages, 1_000),
-        (wipes, 1_500),
-        (follower_reads, 5_000),
-        (tails, 100),
+        (operations, 190_000),
+        (trims, 11_000),
+        (installs, 1_600),
+        (half_installs, 50),
+        (fills, 10_000),
+        (file_reads, 18_000),
+        (changes, 8_000),
+        (damages, 1_500),
+        (wipes, 2_000),
+        (follower_reads, 25_000),
+        (tails, 200),
     ];
     assert!(
         least.iter().all(|(done, least)| done >= least),
