@@ -14,11 +14,12 @@ use quorate_crds::conditions::{AVAILABLE, CHANGING, READY, REBALANCE_STALLED, RE
 use std::collections::BTreeMap;
 
 /// Reasons for which a shard is not ready, the worst first.
-const WORST_FIRST: [&str; 14] = [
+const WORST_FIRST: [&str; 16] = [
     reasons::DATA_LOST,
     reasons::TOO_FEW_REPLICAS,
     reasons::MANUAL,
     reasons::NO_WRITE_QUORUM,
+    reasons::DISK_FULL,
     reasons::MINIMUM_INTERVAL,
     reasons::PRIMARY_SUSPECTED,
     reasons::FAILING_OVER,
@@ -26,6 +27,7 @@ const WORST_FIRST: [&str; 14] = [
     reasons::PAUSED,
     reasons::BOOTSTRAPPING,
     reasons::WAITING_FOR_REPLICAS,
+    reasons::DAMAGED,
     reasons::CHANGING,
     reasons::REPLICAS_BEHIND,
     reasons::SERVING,
