@@ -2,7 +2,7 @@
 
 use super::{Measured, RECOVERS, Scenario, Trial};
 use crate::lab::{Lab, StorePod, holds};
-use crate::workload::{ask, fill};
+use crate::workload::{ask, overwrite};
 use anyhow::{Context, Result, ensure};
 use quorate_crds::ReplicatedStoreStatus;
 use serde_json::json;
@@ -57,7 +57,7 @@ fn disk_full(lab: &Lab, seed: u64) -> Result<Option<Measured>> {
 
 /// Writes go on, and the condition names the replica.
 fn a_full_replica(lab: &Lab, trial: &Trial<'_>, replica: &StorePod) -> Result<()> {
-    let filled = fill(&lab.place()?, trial.primary.client(), "large", VALUES, VALUE_BYTES)?;
+    let filled = overwrite(&lab.place()?, trial.primary.client(), "large", VALUES, VALUE_BYTES)?;
     ensure!(filled.refusal.is_none(), "a write was refused: {filled:?}");
     trial.go_on(500)?;
     let status = lab.await_status("the full disk is told", TOLD, |status| {
@@ -70,7 +70,7 @@ fn a_full_replica(lab: &Lab, trial: &Trial<'_>, replica: &StorePod) -> Result<()
 /// Writes are refused with the documented error, reads go on, and the condition names the primary.
 fn a_full_primary(lab: &Lab, trial: &Trial<'_>) -> Result<()> {
     let (place, primary) = (lab.place()?, trial.primary.client());
-    let filled = fill(&place, primary, "large", VALUES, VALUE_BYTES)?;
+    let filled = overwrite(&place, primary, "large", VALUES, VALUE_BYTES)?;
     let refusal = filled.refusal.context("a full disk refused nothing")?;
     println!("         {} MiB acknowledged, then {refusal:?}", filled.acknowledged);
     ensure!(

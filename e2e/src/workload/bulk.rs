@@ -16,7 +16,7 @@ pub struct Filled {
 }
 
 /// Overwrites one key with `count` values of `length` bytes, until the first is refused.
-pub(super) async fn fill(node: SocketAddr, key: &str, count: u64, length: usize) -> Result<Filled> {
+pub(super) async fn overwrite(node: SocketAddr, key: &str, count: u64, length: usize) -> Result<Filled> {
     let mut stream = TcpStream::connect(node).await?;
     let value = vec![b'v'; length];
     let mut command = Vec::new();

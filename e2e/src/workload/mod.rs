@@ -204,11 +204,11 @@ pub fn lost(place: &Place, history: &History, patience: Duration) -> Result<Vec<
 ///
 /// # Errors
 /// If the node does not answer.
-pub fn fill(place: &Place, node: SocketAddr, key: &str, count: u64, length: usize) -> Result<bulk::Filled> {
+pub fn overwrite(place: &Place, node: SocketAddr, key: &str, count: u64, length: usize) -> Result<bulk::Filled> {
     let (place, key) = (place.clone(), key.to_owned());
     let thread = std::thread::Builder::new()
         .name("fill".into())
-        .spawn(move || runtime(&place)?.block_on(bulk::fill(node, &key, count, length)))?;
+        .spawn(move || runtime(&place)?.block_on(bulk::overwrite(node, &key, count, length)))?;
     thread
         .join()
         .map_err(|panic| anyhow::anyhow!("the filling thread panicked: {panic:?}"))?

@@ -56,7 +56,8 @@ impl<'a> Shards<'a> {
     fn budgets(&self) -> String {
         let names = "jsonpath={.items[*].metadata.name}";
         let of_store = "app.kubernetes.io/instance=orders";
-        self.plane.kubectl(&["get", "pdb", "-n", &self.namespace, "-l", of_store, "-o", names])
+        self.plane
+            .kubectl(&["get", "pdb", "-n", &self.namespace, "-l", of_store, "-o", names])
     }
 
     /// Where clients find every node.
