@@ -131,6 +131,10 @@ pub fn bootstrap_mark(target: &Configuration) -> String {
 /// Whether a store may be bootstrapped over the volumes of a mark, by what is `written` already and by its status. Ok(true)
 /// if the mark has to be written first.
 ///
+/// A bootstrap that was begun over other volumes, before its spec was changed or one of them was lost, does no harm if one
+/// volume is in both marks. Each needs the promise of that replica: one that has promised to the earlier tells of its members,
+/// and the later needs all of them, blank; one that has promised to the later refuses the earlier.
+///
 /// # Errors
 /// [`ViewChangeError::DataLost`] if it was bootstrapped before, over other volumes.
 pub fn must_write_down(written: Option<&String>, status: Option<&ReplicatedStoreStatus>, mark: &String) -> Result<bool, ViewChangeError> {
@@ -138,7 +142,8 @@ pub fn must_write_down(written: Option<&String>, status: Option<&ReplicatedStore
         return Ok(false);
     }
     let served = status.is_some_and(|status| status.shards.iter().any(|shard| shard.epoch > 0));
-    match written.is_some() || served {
+    let apart = written.is_some_and(|written| written.split(',').all(|volume| mark.split(',').all(|other| other != volume)));
+    match served || apart {
         true => Err(ViewChangeError::DataLost),
         false => Ok(true),
     }
@@ -167,4 +172,32 @@ async fn write_down(client: Client, settings: &Settings, shard: u32, target: &Co
     });
     sets.patch(&set_name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_crds::ShardStatus;
+
+    #[test]
+    fn a_store_is_bootstrapped_over_other_volumes_only_if_one_of_them_knows_of_the_first_time() {
+        let may = |written: Option<&str>, epoch, mark: &str| {
+            let shards = vec![ShardStatus {
+                epoch,
+                ..ShardStatus::default()
+            }];
+            let status = ReplicatedStoreStatus {
+                shards,
+                ..ReplicatedStoreStatus::default()
+            };
+            must_write_down(written.map(str::to_owned).as_ref(), Some(&status), &mark.to_owned()).ok()
+        };
+        assert_eq!(may(None, 0, "a,b,c"), Some(true));
+        assert_eq!(may(Some("a,b,c"), 0, "a,b,c"), Some(false));
+        assert_eq!(may(Some("a,b,c"), 0, "a"), Some(true), "the spec was made smaller");
+        assert_eq!(may(Some("a"), 0, "a,b,c"), Some(true), "the spec was made larger");
+        assert_eq!(may(Some("a,b,c"), 0, "d,e,f"), None, "nobody of then is there");
+        assert_eq!(may(Some("a,b,c"), 1, "a,d,e"), None, "it has served");
+        assert_eq!(may(None, 1, "a,b,c"), None, "it has served");
+    }
 }

@@ -5,7 +5,7 @@ use crate::detect::{Verdict, is_cut_off, judge};
 use crate::observe::{Health, Observed, group};
 use crate::settings::Settings;
 use crate::view_change::Known;
-use quorate_api::{Configuration, DiskRoom, Epoch, Incarnation, NodeRole, Quorum};
+use quorate_api::{Configuration, Consistency, DiskRoom, Epoch, Incarnation, NodeRole, Quorum};
 use std::time::Instant;
 
 /// What the shard is doing, and the failover or the first view change to start.
@@ -61,7 +61,9 @@ fn first(seen: &Observation<'_>, memory: &Memory) -> (Phase, Option<ViewChange>)
         let text = format!("{fresh} of {wanted} replicas answer; the first epoch needs all of them and starts by itself when they do");
         return (Phase::Gathering(text), None);
     }
-    if members.len() > settings.quorum.replicas as usize {
+    // Where an epoch was begun already, all that promised are asked again: the group is made smaller once it is one.
+    let begun = statuses(members).any(|status| status.promised > Epoch::ZERO);
+    if members.len() > settings.quorum.replicas as usize && !begun {
         let text = format!(
             "{} pods, and {} are wanted: the first epoch starts when the others are gone",
             members.len(),
@@ -87,7 +89,7 @@ fn first(seen: &Observation<'_>, memory: &Memory) -> (Phase, Option<ViewChange>)
             host: crate::names::replica_host(&settings.name, &settings.namespace, seen.shard, member.ordinal),
         })
     });
-    let target = match Configuration::of(each.collect(), settings.quorum) {
+    let target = match Configuration::of(each.collect(), first_quorum(settings.quorum, members.len())) {
         Ok(target) => target,
         Err(error) => return (Phase::Gathering(format!("the replicas make no group: {error}")), None),
     };
@@ -106,6 +108,16 @@ fn first(seen: &Observation<'_>, memory: &Memory) -> (Phase, Option<ViewChange>)
         known: Known::of(members, memory.highest),
     };
     (phase, Some(change))
+}
+
+/// The quorum of the first epoch of so many replicas.
+fn first_quorum(wanted: Quorum, replicas: usize) -> Quorum {
+    let replicas = u32::try_from(replicas).unwrap_or(u32::MAX);
+    match wanted.consistency {
+        _ if wanted.replicas == replicas => wanted,
+        Consistency::Strong => Quorum::majority(replicas),
+        Consistency::Eventual => Quorum::eventual(replicas),
+    }
 }
 
 /// What is said of a store that had data and whose replicas are empty.

@@ -14,7 +14,7 @@ use crate::names;
 use crate::observe::{Observed, configuration};
 use crate::report::told_lag;
 use crate::view_change::Known;
-use quorate_api::{Configuration, Consistency, Incarnation, Member, NodeStatus, PeerStatus, Quorum};
+use quorate_api::{Configuration, Consistency, Epoch, Incarnation, Member, NodeStatus, PeerStatus, Quorum};
 use quorate_crds::{ChangeStep, ShardChange};
 
 /// A replica that is behind by fewer entries holds the log, as far as a change is concerned: the rest takes a round trip.
@@ -365,14 +365,18 @@ fn disruptions(quorum: Quorum) -> u32 {
     quorum.failover_tolerates().min(quorum.writes_tolerate())
 }
 
-/// Nobody told of a configuration. A store that is known to be new, pod by pod, follows its spec; any other one only grows.
+/// Nobody told of a configuration. A store that is known to be new, pod by pod, follows its spec; any other one only grows. One
+/// that was promised to a first epoch is not new: that epoch may still begin.
 fn unborn_shape(seen: &Observation<'_>, phase: &Phase) -> Option<Shape> {
     let wanted = seen.settings.quorum;
     let limit = seen.settings.suspect_after;
     let scale = seen.reconciled.scale?;
     let new = matches!(phase, Phase::Gathering(_) | Phase::Paused)
         && seen.members.len() >= scale as usize
-        && seen.members.iter().all(|member| member.fresh(seen.now, limit).is_some());
+        && seen
+            .members
+            .iter()
+            .all(|member| member.fresh(seen.now, limit).is_some_and(|status| status.promised == Epoch::ZERO));
     Some(Shape {
         replicas: if new { wanted.replicas } else { wanted.replicas.max(scale) },
         max_unavailable: (wanted.replicas > 1).then(|| disruptions(wanted)),

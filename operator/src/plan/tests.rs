@@ -192,6 +192,25 @@ fn a_first_epoch_waits_for_what_the_other_shards_say() {
 }
 
 #[test]
+fn a_first_epoch_that_was_begun_begins_before_the_group_follows_a_smaller_spec() {
+    let mut world = World::of(blanks);
+    world.settings.quorum = Quorum::majority(1);
+    let plan = world.step();
+    assert_eq!(
+        (plan.start, plan.shape.unwrap().replicas),
+        (None, 1),
+        "nobody can have written anything yet"
+    );
+    status(&mut world.members[2]).promised = epoch(1);
+    let plan = world.step();
+    assert_eq!(plan.shape.unwrap().replicas, 3);
+    let Goal::Bootstrap(target) = plan.start.unwrap().goal else {
+        panic!("not the first epoch")
+    };
+    assert_eq!(target.quorum(), Quorum::majority(3));
+}
+
+#[test]
 fn a_paused_store_is_not_bootstrapped_but_fails_over() {
     let mut world = World::of(blanks);
     world.settings.paused = true;
