@@ -5,7 +5,7 @@ EXPORTED = $(if $(EXPORT),--export $(abspath $(EXPORT)))
 # Where `make plugin` installs.
 PREFIX ?= $(HOME)/.local
 
-.PHONY: help demo test check unit e2e e2e-list sim model bench bench-quick detection plugin manifests cluster install images down
+.PHONY: help demo test check unit e2e e2e-list sim sweep model bench bench-quick detection plugin manifests cluster install images down
 help: ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -31,8 +31,11 @@ e2e: cluster install ## Run the scenarios on a real cluster, or some of them: SC
 e2e-list: ## List the scenarios
 	@$(CLUSTER) e2e scenarios --list
 
-sim: ## Simulate a group for MINUTES (10), or replay one SEED; EXPORT=folder keeps what clients were told (docs/histories.md)
-	@$(CLUSTER) e2e sim $(if $(SEED),--seed $(SEED),--minutes $(or $(MINUTES),10)) $(EXPORTED)
+sim: ## Simulate groups and whole systems for MINUTES (10), or one KIND (dense, long-lived, system, long-system), or replay one SEED
+	@$(CLUSTER) e2e sim $(if $(SEED),--seed $(SEED),--minutes $(or $(MINUTES),10)) $(if $(KIND),--kind $(KIND)) $(EXPORTED)
+
+sweep: ## Have a simulated operator die after each single step: SCENARIO=part of a name
+	@$(CLUSTER) e2e sweep $(if $(SCENARIO),--scenario "$(SCENARIO)")
 
 model: ## Visit every state of the model of the view change, and show that it notices rules taken away: SCENARIO=part of a name
 	@$(CLUSTER) e2e model $(if $(SCENARIO),--scenario "$(SCENARIO)")

@@ -21,8 +21,11 @@ enum Command {
     Model(quorate_e2e::model::Args),
     /// Runs faults against a store on a real cluster, under a checked workload.
     Scenarios(quorate_e2e::scenario::Args),
-    /// Simulates one replication group under faults, checks every history, and shows that the checks notice mistakes.
+    /// Simulates replication groups and whole systems under faults, checks every history, and shows that the checks notice
+    /// mistakes.
     Sim(quorate_e2e::sim::Args),
+    /// Has a simulated operator die after each single step of what it does, and checks that everything ends as without.
+    Sweep(quorate_e2e::system::sweep::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -33,5 +36,6 @@ fn main() -> anyhow::Result<()> {
         Command::Model(args) => quorate_e2e::model::run(&args),
         Command::Scenarios(args) => quorate_e2e::scenario::run(args),
         Command::Sim(args) => quorate_e2e::sim::run(&args),
+        Command::Sweep(args) => quorate_e2e::system::sweep::run(&args),
     }
 }

@@ -57,6 +57,11 @@ impl Client {
     pub(crate) fn is_idle(&self) -> bool {
         self.busy.is_none()
     }
+
+    /// The number of its operation.
+    pub(crate) fn turn(&self) -> u64 {
+        self.turn
+    }
 }
 
 impl World {

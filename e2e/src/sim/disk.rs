@@ -19,8 +19,21 @@ const END_ROOM: u64 = 1000;
 
 /// A register: its value (the number of the operation that wrote it; 0 at first) and the index of its last write.
 pub(crate) type Register = (u64, u64);
-/// The whole state.
-pub(crate) type Registers = [Register; KEYS];
+/// The whole state: the registers of the clients, and at [`EXPIRES`] what expires.
+pub(crate) type Registers = [Register; KEYS + 1];
+
+/// A value that lasts for [`LASTS_MILLIS`] from the entry that made it; the next entry after that counts its end and makes it
+/// anew. Its two numbers are that count and the time of its end.
+pub(crate) const EXPIRES: usize = KEYS;
+const LASTS_MILLIS: u64 = 50;
+
+/// What expires, at an entry of that time.
+pub(crate) fn expire((count, end): Register, timestamp_millis: u64) -> Register {
+    match timestamp_millis >= end {
+        true => (count + 1, timestamp_millis + LASTS_MILLIS),
+        false => (count, end),
+    }
+}
 
 /// Effects on the registers, as an entry's body carries them.
 pub(crate) fn encode(writes: &[(usize, u64)]) -> Bytes {
@@ -43,10 +56,18 @@ pub(crate) fn decode(entry: &Entry) -> Vec<(usize, u64)> {
     writes
 }
 
-/// Applies one entry.
+/// Applies one entry, as of its own time.
 pub(crate) fn apply(registers: &mut Registers, entry: &Entry) {
+    apply_at(registers, entry, entry.timestamp_millis);
+}
+
+/// Applies one entry as of some time.
+pub(crate) fn apply_at(registers: &mut Registers, entry: &Entry, timestamp_millis: u64) {
     for (key, value) in decode(entry) {
         registers[key] = (value, entry.id.index);
+    }
+    if matches!(entry.body, EntryBody::Effects(_)) {
+        registers[EXPIRES] = expire(registers[EXPIRES], timestamp_millis);
     }
 }
 
@@ -198,7 +219,7 @@ impl Disk {
     pub(crate) fn state_at(&self, index: u64) -> Option<Registers> {
         let (mut registers, mut at) = match &self.snapshot {
             Some(snapshot) => (snapshot.registers, snapshot.position.id.index),
-            None => ([(0, 0); KEYS], 0),
+            None => ([(0, 0); KEYS + 1], 0),
         };
         while at < index {
             at += 1;
@@ -249,7 +270,8 @@ impl Disk {
             .iter()
             .take(synced)
             .map(|record| record.hint.min(record.entry.id.index));
-        let commit = hints.max().unwrap_or(0).max(self.base.id.index);
+        let settled = self.hard.settled.min(self.last());
+        let commit = hints.max().unwrap_or(0).max(self.base.id.index).max(settled);
         let begun = self
             .snapshot
             .iter()
@@ -310,6 +332,7 @@ impl Disk {
             log.push(Arc::clone(&record.entry));
             commit = commit.max(record.hint.min(record.entry.id.index));
         }
+        commit = commit.max(self.hard.settled.min(last));
         log.forget_configurations(commit);
         let registers = self.state_at(commit).expect("the commit index lies in the log");
         Recovered {

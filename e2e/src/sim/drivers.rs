@@ -1,29 +1,39 @@
 //! View-change drivers: an operator that means well and knows little, and others that are stale, doubled, concurrent,
 //! given up half-way, or know only configurations of long ago.
 
+use super::engine::{Engine, Wish};
 use super::host::Host;
 use super::mutants::Slip;
 use super::network::{Message, OUTSIDE};
 use super::world::{MILLI, What, World};
+use crate::system::{Outcome, Owner};
 use quorate_api::wire::{Reply, Request};
-use quorate_api::{Configuration, Consistency, Epoch, Incarnation, Proposal, Quorum};
-use quorate_protocol_mutants::{Driver, DriverEffect, Event, Session};
+use quorate_api::{Configuration, Consistency, Epoch, Incarnation, Member, Proposal, Quorum};
+use quorate_protocol_mutants::{Driver, Event, Session};
 use rand::RngExt;
 
 /// A driver and who runs it.
 pub(crate) struct Pilot {
-    driver: Driver,
-    /// The machine that it runs on, or [`OUTSIDE`].
+    driver: Engine,
+    /// The machine that it runs on, [`OUTSIDE`], or another place.
     pub(crate) vantage: usize,
     /// Nobody runs it any more. What it sent is still on its way.
-    gone: bool,
+    pub(crate) gone: bool,
     ends: u64,
     operators: bool,
     target: Option<Configuration>,
+    /// Who waits for its outcome in a whole system.
+    owner: Option<Owner>,
+    /// It takes what it has from then on.
+    settles: u64,
+    /// When its fence was complete.
+    fenced: u64,
 }
 
 /// A driver repeats unanswered requests after this time.
 const REPEAT: u64 = 30 * MILLI;
+/// A driver of a whole system waits so long for a better choice than the replica that it avoids.
+const SETTLE: u64 = 500 * MILLI;
 
 impl World {
     pub(crate) fn bootstrap(&mut self, first: Configuration) {
@@ -32,11 +42,16 @@ impl World {
         self.run_driver(Driver::bootstrap(epoch, first), OUTSIDE, true);
     }
 
-    fn run_driver(&mut self, mut driver: Driver, vantage: usize, operators: bool) {
-        let target = driver.target().cloned();
-        let effects = driver.requests();
+    pub(crate) fn run_driver(&mut self, driver: Driver, vantage: usize, operators: bool) -> usize {
         let patience = if operators { 300 * MILLI } else { self.profile.driver_patience };
         let ends = self.now + self.within(patience);
+        self.run_engine(Engine::Tested(driver), vantage, operators, ends, None)
+    }
+
+    /// Runs a driver until `ends`; tells `owner` of the outcome.
+    pub(crate) fn run_engine(&mut self, mut driver: Engine, vantage: usize, operators: bool, ends: u64, owner: Option<Owner>) -> usize {
+        let target = driver.target().cloned();
+        let effects = driver.requests();
         self.say(|| format!("driver {} of {} begins", self.pilots.len(), driver.epoch()));
         self.pilots.push(Pilot {
             driver,
@@ -45,24 +60,29 @@ impl World {
             ends,
             operators,
             target,
+            owner,
+            settles: if owner.is_some() { self.now + SETTLE } else { 0 },
+            fenced: self.now,
         });
         let number = self.pilots.len() - 1;
         self.fly(number, effects);
         self.schedule(REPEAT, What::Pilot(number));
+        number
     }
 
-    fn fly(&mut self, number: usize, effects: Vec<DriverEffect>) {
+    fn fly(&mut self, number: usize, effects: Vec<Wish>) {
         for effect in effects {
             match effect {
-                DriverEffect::Fence(member, request) => {
+                Wish::Fence(member, request) => {
                     if let Proposal::Change(configuration) = &request.proposal
                         && !self.configurations.contains(configuration)
                     {
                         self.configurations.push(configuration.clone());
                     }
-                    self.ask(number, member.ordinal as usize, Request::Fence(request));
+                    self.ask(number, &member, Request::Fence(request));
                 }
-                DriverEffect::Activate(member, request) => {
+                Wish::Activate(member, request) => {
+                    self.pilots[number].fenced = self.now;
                     self.say(|| format!("driver {number} activates {:?}", (member.ordinal, &request)));
                     let host = member.ordinal as usize;
                     self.ledger.chosen.insert(request.epoch, request.last);
@@ -73,54 +93,87 @@ impl World {
                         let late = Message::Ask(session, host, Request::Activate(request.clone()));
                         self.schedule(after, What::Arrive(late));
                     }
-                    self.ask(number, host, Request::Activate(request));
+                    self.ask(number, &member, Request::Activate(request));
                 }
-                DriverEffect::Done(changed) => {
-                    self.ledger.changes += u64::from(!self.configurations[0].eq(&changed.configuration));
-                    self.say(|| format!("driver {number}: {} serves", changed.primary.ordinal));
+                Wish::Done(changed) => {
+                    self.ledger.changes += u64::from(!self.configurations.first().is_some_and(|first| *first == changed.configuration));
+                    self.say(|| format!("driver {number}: {} serves from {:?}", changed.primary.ordinal, changed.start));
+                    let (fenced, owner) = (self.pilots[number].fenced, self.pilots[number].owner);
+                    self.drive_ended(owner, Outcome::Done { changed, fenced });
                 }
-                DriverEffect::Failed(failure) => self.say(|| format!("driver {number}: {failure}")),
+                Wish::Failed(text, failure) => {
+                    self.say(|| format!("driver {number}: {text}"));
+                    let owner = self.pilots[number].owner;
+                    self.drive_ended(owner, Outcome::Failed(failure));
+                }
             }
         }
     }
 
-    /// A machine is reached by its name: who lives there now may be somebody else.
-    fn ask(&mut self, number: usize, host: usize, request: Request) {
+    /// A machine is reached by its name: who lives there now may be somebody else. In a whole system, callers ask who answers
+    /// before they say what they want.
+    fn ask(&mut self, number: usize, member: &Member, request: Request) {
+        let host = member.ordinal as usize;
+        if self.system.is_some() && self.hosts.get(host).is_none_or(|host| host.incarnation != member.incarnation) {
+            return;
+        }
+        if self.pilots[number].gone {
+            return;
+        }
         let session = self.new_session();
         self.asked.insert(session, (number, host));
         let vantage = self.pilots[number].vantage;
         self.send(vantage, Message::Ask(session, host, request));
+        if let Some(Owner::Operator(operator, life)) = self.pilots[number].owner {
+            self.step_taken(operator, life);
+            if !self.lives(operator, life) {
+                self.end_pilot(number);
+            }
+        }
     }
 
     pub(crate) fn answered(&mut self, session: Session, reply: Reply) {
+        if let Reply::Status(status) = &reply
+            && self.status_answered(session, status)
+        {
+            return;
+        }
         let Some(&(number, _)) = self.asked.get(&session) else { return };
         let pilot = &mut self.pilots[number];
         if pilot.gone {
             return;
         }
-        let effects = match reply {
-            Reply::Fence(answer) => pilot.driver.on_fence_answer(answer),
-            Reply::Activate(answer) => pilot.driver.on_activate_answer(&answer),
-            _ => Vec::new(),
-        };
+        let effects = pilot.driver.take(reply);
         self.fly(number, effects);
     }
 
     pub(crate) fn pilot(&mut self, number: usize) {
         let pilot = &mut self.pilots[number];
-        let lost = pilot.vantage != OUTSIDE && self.hosts[pilot.vantage].process.is_none();
-        if pilot.driver.finished() || self.now >= pilot.ends || lost {
-            self.say(|| format!("driver {number} ends: {:?}", self.pilots[number].driver.progress()));
-            self.end_pilot(number);
+        if pilot.gone {
             return;
         }
-        let settled = pilot.driver.settle();
+        let lost = self.hosts.get(pilot.vantage).is_some_and(|host| host.process.is_none());
+        let finished = pilot.driver.finished();
+        if finished || self.now >= pilot.ends || lost {
+            let (progress, owner) = (pilot.driver.progress(), pilot.owner);
+            self.say(|| format!("driver {number} ends: {progress:?}"));
+            self.end_pilot(number);
+            if !finished {
+                self.drive_ended(owner, Outcome::Late(progress));
+            }
+            return;
+        }
+        let settled = if self.now >= pilot.settles {
+            pilot.driver.settle()
+        } else {
+            Vec::new()
+        };
         let again = if settled.is_empty() { pilot.driver.requests() } else { settled };
         self.fly(number, again);
         self.schedule(REPEAT, What::Pilot(number));
     }
 
-    fn end_pilot(&mut self, number: usize) {
+    pub(crate) fn end_pilot(&mut self, number: usize) {
         if std::mem::replace(&mut self.pilots[number].gone, true) {
             return;
         }
@@ -186,7 +239,7 @@ impl World {
         shown.max_by_key(|(id, _)| *id).map(|(_, configuration)| configuration)
     }
 
-    fn fresh_epoch(&mut self, number: u64) -> Epoch {
+    pub(crate) fn fresh_epoch(&mut self, number: u64) -> Epoch {
         match self.slip {
             Some(Slip::TokenShared) => Epoch::after(number, 0),
             _ => Epoch::after(number, self.rng.random()),
@@ -245,12 +298,15 @@ impl World {
         }
     }
 
-    fn highest_promise(&self) -> u64 {
+    pub(crate) fn highest_promise(&self) -> u64 {
         self.hosts.iter().map(|host| host.disk.hard.promised.number).max().unwrap_or(0)
     }
 
     /// Somebody runs a driver that nobody asked for.
     pub(crate) fn hostile_driver(&mut self) {
+        if self.configurations.is_empty() {
+            return;
+        }
         let highest = self.highest_promise();
         let number = match self.rng.random_range(0..6) {
             0 => highest.saturating_sub(self.within(2)),

@@ -1,7 +1,7 @@
 //! Carrying out what a core wants done, on a simulated machine.
 
 use super::clients::Outcome;
-use super::disk::apply;
+use super::disk::apply_at;
 use super::host::Input;
 use super::mutants::Slip;
 use super::network::Message;
@@ -162,6 +162,7 @@ impl World {
     }
 
     fn apply(&mut self, number: usize, entries: &[Arc<Entry>]) {
+        let local = (self.slip == Some(Slip::LocalClock)).then(|| self.wall_millis(number));
         let Some(process) = self.hosts[number].process.as_mut() else {
             return;
         };
@@ -173,7 +174,7 @@ impl World {
                 });
                 return;
             }
-            apply(&mut process.registers, entry);
+            apply_at(&mut process.registers, entry, local.unwrap_or(entry.timestamp_millis));
             process.applied = entry.id.index;
         }
     }

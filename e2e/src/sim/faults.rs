@@ -9,8 +9,8 @@ use super::network::OUTSIDE;
 use super::world::{MILLI, What, World};
 use quorate_api::Configuration;
 use quorate_protocol_mutants::Settings;
-use rand::RngExt;
 use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 
 /// See the module. Times are microseconds, the others probabilities.
 #[derive(Clone, Debug)]
@@ -152,6 +152,40 @@ impl Profile {
         profile.spell = 10 * profile.calm;
         profile.calm_think = profile.think;
         profile
+    }
+
+    /// Of a group that nothing happens to but what a script says.
+    pub(crate) fn calm() -> Self {
+        let mut rng = SmallRng::seed_from_u64(0);
+        Self {
+            settings: Settings {
+                heartbeat_millis: 100,
+                resend_millis: 1_000,
+                ..Settings::default()
+            },
+            eventual: false,
+            mixes: false,
+            changes: false,
+            clients: 2,
+            keeps_order: true,
+            latency: 500,
+            late: 0.0,
+            lost: 0.0,
+            doubled: 0.0,
+            sync: 500,
+            failed_sync: 0.0,
+            crash_between_effects: 0.0,
+            restart: 500 * MILLI,
+            redial: 100 * MILLI,
+            think: 300 * MILLI,
+            calm_think: 300 * MILLI,
+            patience: 1_000 * MILLI,
+            trim_entries: 30,
+            tick: 50 * MILLI,
+            calm: 1_000 * MILLI,
+            liveness: 600_000 * MILLI,
+            ..Self::draw_long(&mut rng)
+        }
     }
 
     /// Of a group that lives for hours: what is periodic is rare, and faults come in storms, minutes apart.

@@ -1,11 +1,13 @@
 //! One history from its seed: a group is bootstrapped, lives through faults, is left in peace, and has to be whole again.
 
+use super::disk::KEYS;
 use super::host::Process;
 use super::linearize::{Did, Operation};
 use super::mutants::{Mutant, Slip};
 use super::told::Told;
 use super::world::{MILLI, Violation, World};
 use crate::histories::Line;
+use crate::system::Counts;
 use quorate_api::{Configuration, Consistency};
 use quorate_protocol_mutants::mutation;
 
@@ -24,6 +26,8 @@ pub struct History {
     pub activity: Activity,
     /// What clients were told, if [`Options::told`] asked for it; nothing where no order was promised.
     pub told: Vec<Line>,
+    /// How much happened around the group, in a whole system.
+    pub counts: Counts,
 }
 
 /// Counts that tell whether a simulation does enough.
@@ -88,7 +92,7 @@ impl Activity {
 }
 
 /// Operations that have to succeed before a group counts as serving again.
-const ENOUGH: u64 = 20;
+pub(crate) const ENOUGH: u64 = 20;
 
 /// Simulated milliseconds in which a long-lived history sees faults.
 pub const LONG_MILLIS: u64 = 2 * 3_600_000;
@@ -96,11 +100,46 @@ pub const LONG_MILLIS: u64 = 2 * 3_600_000;
 /// Simulated milliseconds of faults in a history, unless somebody wants it otherwise.
 pub const LENGTH_MILLIS: u64 = 4_000;
 
+/// Simulated milliseconds in which a whole system sees faults without a calm moment.
+pub const SYSTEM_MILLIS: u64 = 120_000;
+
+/// What lives in a history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// A group without a calm moment.
+    #[default]
+    Dense,
+    /// A group that lives long, with storms of faults minutes apart.
+    LongLived,
+    /// A whole system, operators and API server included, without a calm moment.
+    System,
+    /// A whole system that lives long.
+    LongSystem,
+}
+
+impl Kind {
+    /// Simulated milliseconds of faults.
+    #[must_use]
+    pub fn length_millis(self) -> u64 {
+        match self {
+            Self::Dense => LENGTH_MILLIS,
+            Self::LongLived | Self::LongSystem => LONG_MILLIS,
+            Self::System => SYSTEM_MILLIS,
+        }
+    }
+
+    /// Whether operators and a cluster are part of it.
+    #[must_use]
+    pub fn is_system(self) -> bool {
+        matches!(self, Self::System | Self::LongSystem)
+    }
+}
+
 /// What a history is made of, beside its seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// A group that lives long, with storms of faults minutes apart, instead of one without a calm moment.
-    pub long: bool,
+    /// What lives in it.
+    pub kind: Kind,
     /// Simulated milliseconds of faults.
     pub length_millis: u64,
     /// A rule that is taken away.
@@ -116,7 +155,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            long: false,
+            kind: Kind::Dense,
             length_millis: LENGTH_MILLIS,
             mutant: None,
             clients_only: false,
@@ -133,7 +172,7 @@ impl Default for Options {
 #[must_use]
 pub fn run(seed: u64, options: &Options) -> History {
     let (broken, slip) = match &options.mutant {
-        Some(Mutant::Core(mutation)) => (Some(*mutation), None),
+        Some(Mutant::Core(mutation) | Mutant::System(mutation) | Mutant::Model(mutation)) => (Some(*mutation), None),
         Some(Mutant::Runtime(slip)) => (None, Some(*slip)),
         None => (None, None),
     };
@@ -144,16 +183,29 @@ pub fn run(seed: u64, options: &Options) -> History {
 }
 
 fn run_with(seed: u64, slip: Option<Slip>, options: &Options) -> History {
-    let mut world = World::new(seed, slip, options.long, options.clients_only, options.verbose);
-    world.say(|| format!("{:#?}", world.profile));
+    let mut world = match options.kind {
+        Kind::Dense | Kind::LongLived => {
+            let long = options.kind == Kind::LongLived;
+            World::new(seed, slip, long, options.clients_only, options.verbose)
+        }
+        Kind::System | Kind::LongSystem => World::whole(seed, slip, options.kind, options.verbose),
+    };
+    world.say(|| format!("{:#?} {:#?}", world.profile, world.system.as_ref().map(|system| &system.profile)));
     world.ledger.told = options.told.then(Told::default);
     world.run_until(150 * MILLI, |_| false);
-    world.faults = !options.long;
+    world.faults = matches!(options.kind, Kind::Dense | Kind::System);
     world.run_until((150 + options.length_millis) * MILLI, |_| false);
     if world.violation.is_none() {
-        world.settle();
+        match options.kind.is_system() {
+            true => world.settle_system(),
+            false => world.settle(),
+        }
     }
     let told = world.ledger.told.take();
+    let counts = world.system.as_ref().map_or_else(Counts::default, |system| Counts {
+        writes: system.api.writes,
+        ..system.counts
+    });
     let ledger = &world.ledger;
     // What an eventual configuration answers is not linearizable, and does not say so.
     let eventual = |c: &Configuration| c.quorum().consistency == Consistency::Eventual;
@@ -166,6 +218,7 @@ fn run_with(seed: u64, slip: Option<Slip>, options: &Options) -> History {
         events: world.events,
         trace: world.trace,
         told: told.filter(|_| judged).map_or_else(Vec::new, Told::into_lines),
+        counts,
         activity: Activity {
             epochs: ledger.served,
             operations: ledger.answered,
@@ -281,12 +334,12 @@ impl World {
         if let Some(told) = &mut self.ledger.told {
             told.end(
                 self.clients.len(),
-                registers.iter().map(|(value, _)| *value),
+                registers.iter().take(KEYS).map(|(value, _)| *value),
                 self.now + 1,
                 self.now + 2,
             );
         }
-        for (key, (value, _)) in registers.into_iter().enumerate() {
+        for (key, (value, _)) in registers.into_iter().take(KEYS).enumerate() {
             self.ledger.histories[key].push(Operation {
                 called: self.now + 1,
                 returned: self.now + 2,

@@ -4,7 +4,7 @@
 //! core takes any other input, replies wait for their commit and round, and a process may end between any two effects.
 
 use super::clients::{Command, Kind, Outcome};
-use super::disk::{Disk, Recovered, Registers, Snapshot, encode};
+use super::disk::{Disk, EXPIRES, Recovered, Registers, Snapshot, encode, expire};
 use super::mutants::Slip;
 use super::network::Message;
 use super::transfer::{Receiving, Taking, Transfer};
@@ -147,7 +147,7 @@ impl Host {
 impl World {
     /// A process begins, from what the disk holds.
     pub(crate) fn start(&mut self, number: usize) {
-        if self.hosts[number].process.is_some() {
+        if self.hosts[number].process.is_some() || !self.may_run(number) {
             return;
         }
         let report = self.slip != Some(Slip::DamageCutOff);
@@ -181,6 +181,7 @@ impl World {
         self.schedule(tick, What::Tick(number, life));
         self.schedule(dial, What::Dial(number, life));
         self.check(number);
+        self.process_began(number);
     }
 
     /// A process ends, and with it what was not synced, perhaps.
@@ -196,6 +197,7 @@ impl World {
             self.send(number, Message::Outcome(waiting.client, waiting.turn, Outcome::Unknown));
         }
         self.reset_all_of(number);
+        self.process_ended(number);
         let after = self.within(self.profile.restart);
         self.schedule(after, What::Start(number));
     }
@@ -227,6 +229,7 @@ impl World {
             self.input(number, Input::Event(Event::Tick));
             self.resend_chunks(number);
             self.take_snapshot(number);
+            self.look_after_itself(number);
         }
         self.schedule(self.profile.tick, What::Tick(number, life));
     }
@@ -276,7 +279,7 @@ impl World {
             let rounds = replica.confirmed_round();
             (replica.promised(), replica.commit(), replica.role(), rounds, peers)
         };
-        let now = self.now / MILLI;
+        let now = self.millis(number);
         let before = old.then(|| self.hosts[number].replica().map(|r| outline(r, now))).flatten();
         self.step(number, Event::AppendAck { session, ack });
         if let Some(before) = before
@@ -291,11 +294,12 @@ impl World {
 
     /// Gives the core one input and carries out what follows.
     pub(crate) fn step(&mut self, number: usize, event: Event) {
-        let (now, full) = (self.now / MILLI, self.hosts[number].full);
+        let (now, wall) = (self.millis(number), self.wall_millis(number));
+        let full = self.hosts[number].full;
         let Some(process) = self.hosts[number].process.as_mut() else {
             return;
         };
-        process.propose_pending(now);
+        process.propose_pending(wall);
         let promised = process.replica.promised();
         let mut effects = Vec::new();
         let disk = if full { DiskRoom::Full } else { DiskRoom::Ample };
@@ -318,15 +322,16 @@ impl World {
         self.carry_out(number, effects);
         self.check(number);
         self.answer(number);
+        self.tell_what_changed(number);
     }
 
     fn flush(&mut self, number: usize) {
-        let now = self.now / MILLI;
+        let (now, wall) = (self.millis(number), self.wall_millis(number));
         let Some(process) = self.hosts[number].process.as_mut() else {
             return;
         };
         process.flush_due = false;
-        process.propose_pending(now);
+        process.propose_pending(wall);
         let mut effects = Vec::new();
         process.replica.flush(now, &mut effects);
         self.carry_out(number, effects);
@@ -475,10 +480,12 @@ impl Process {
         !self.pending.is_empty()
     }
 
-    fn propose_pending(&mut self, now: u64) {
+    fn propose_pending(&mut self, wall_millis: u64) {
         if !self.pending.is_empty() && self.replica.serving() {
             let effects = encode(&std::mem::take(&mut self.pending));
-            self.applied = self.replica.propose(effects, now);
+            self.applied = self.replica.propose(effects, wall_millis);
+            // What is executed before its entry is applied goes by the time of that entry, too.
+            self.registers[EXPIRES] = expire(self.registers[EXPIRES], self.replica.log().clock());
         }
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod clients;
 pub(crate) mod disk;
 pub(crate) mod drivers;
 pub(crate) mod effects;
+pub(crate) mod engine;
 pub(crate) mod faults;
 pub mod history;
 pub(crate) mod host;
@@ -21,6 +22,6 @@ pub(crate) mod told;
 pub(crate) mod transfer;
 pub(crate) mod world;
 
-pub use history::{Activity, History, LENGTH_MILLIS, LONG_MILLIS, Options};
+pub use history::{Activity, History, Kind, LENGTH_MILLIS, LONG_MILLIS, Options, SYSTEM_MILLIS};
 pub use report::{Args, run};
 pub use world::Violation;

@@ -3,7 +3,8 @@
 //! Most are switches in the core (see `quorate_protocol::mutation`); the rest are mistakes of the runtime around it, which
 //! the simulation plays.
 
-use super::history::{self, Options};
+use super::history::{self, Kind, Options};
+use crate::model::{check, scenarios};
 use quorate_protocol_mutants::mutation::Mutation;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -22,6 +23,8 @@ pub enum Slip {
     SnapshotUncommitted,
     /// A follower answers reads from what it has, and asks nobody.
     FollowerUnasked,
+    /// What expires is judged by the clock of whoever applies an entry, not by the entry's.
+    LocalClock,
 }
 
 /// What is taken away.
@@ -31,11 +34,16 @@ pub enum Mutant {
     Core(Mutation),
     /// From the runtime.
     Runtime(Slip),
+    /// From the core, in whole systems: what it takes does not happen in a group alone.
+    System(Mutation),
+    /// From the core, in the model of the view change: it takes a crash or a fault at one certain moment, which no history of
+    /// a bounded number is sure to have.
+    Model(Mutation),
 }
 
 /// All, with their names.
-pub const ALL: [(&str, Mutant); 27] = {
-    use Mutant::{Core, Runtime};
+pub const ALL: [(&str, Mutant); 32] = {
+    use Mutant::{Core, Model, Runtime, System};
     [
         ("old-epoch entry counted as committed", Core(Mutation::CommitOldEpoch)),
         ("fence one member short", Core(Mutation::FenceOneShort)),
@@ -67,6 +75,20 @@ pub const ALL: [(&str, Mutant); 27] = {
         ("read index of an unconfirmed primary", Core(Mutation::ReadIndexUnconfirmed)),
         ("read index asked before the read arrived", Core(Mutation::ReadIndexOfBefore)),
         ("follower reads without asking", Runtime(Slip::FollowerUnasked)),
+        ("expiry by local clock", Runtime(Slip::LocalClock)),
+        ("learner counted", System(Mutation::LearnerCounted)),
+        (
+            "proposal forgotten before the sync of what settles it",
+            Model(Mutation::ForgetBeforeSync),
+        ),
+        (
+            "lost entries thought to be of a known configuration",
+            Model(Mutation::DamagedKnowsConfigurations),
+        ),
+        (
+            "configuration left out before a later one is committed",
+            Model(Mutation::SupersededBeforeCommit),
+        ),
     ]
 };
 
@@ -77,6 +99,23 @@ pub struct Death {
     pub killed_by: String,
     /// In the history of this seed.
     pub seed: u64,
+}
+
+/// What lives in the histories that a mutant is hunted in.
+#[must_use]
+pub fn kind(mutant: Mutant) -> Kind {
+    match mutant {
+        Mutant::System(_) => Kind::System,
+        Mutant::Core(_) | Mutant::Runtime(_) | Mutant::Model(_) => Kind::Dense,
+    }
+}
+
+/// Visits the states of the model's scenario that shows why a rule is needed.
+fn model(mutation: Mutation) -> Option<Death> {
+    let (_, _, scenario) = scenarios::mutants().into_iter().find(|(_, known, _)| *known == mutation)?;
+    let outcome = check(scenario, Some(mutation), 1);
+    let killed_by = outcome.violation.map(|(property, _)| format!("model: {property}"))?;
+    Some(Death { killed_by, seed: 0 })
 }
 
 thread_local! {
@@ -91,6 +130,9 @@ pub(crate) fn seed() -> u64 {
 /// Runs histories with a mutant until a check notices. None: the mutant lives.
 #[must_use]
 pub fn hunt(options: &Options, first_seed: u64, histories: u64) -> Option<Death> {
+    if let Some(Mutant::Model(mutation)) = options.mutant {
+        return model(mutation);
+    }
     (first_seed..first_seed + histories).find_map(|seed| {
         SEED.set(seed);
         let run = || history::run(seed, options).violation;

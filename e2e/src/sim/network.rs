@@ -153,6 +153,7 @@ impl World {
                     self.input(to, Input::Event(Event::ReadIndex(answer)));
                 }
             }
+            Message::Ask(session, to, Request::Watch { .. }) => self.asked_for_status(session, to),
             Message::Ask(session, to, request) => self.input(
                 to,
                 Input::Event(Event::Request {

@@ -1,9 +1,11 @@
 //! `quorate-e2e sim`: many histories on all cores, the mutants, and what came of it.
 
-use super::history::{self, Activity, History, LENGTH_MILLIS, LONG_MILLIS, Options};
+use super::history::{self, Activity, History, Kind, LENGTH_MILLIS, Options};
 use super::mutants::{self, Death, Mutant};
 use crate::histories;
+use crate::system::Counts;
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::io::IsTerminal;
@@ -13,8 +15,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Every so many seeds there is a history of a group that lives for hours.
-const EVERY_LONG: u64 = 4;
+/// What lives in the history of a seed, by its remainder: whole systems are a quarter.
+const KINDS: [Kind; 8] = [
+    Kind::Dense,
+    Kind::Dense,
+    Kind::System,
+    Kind::LongLived,
+    Kind::Dense,
+    Kind::Dense,
+    Kind::LongSystem,
+    Kind::LongLived,
+];
 /// Histories with a violation after which the run stops: more would say the same.
 const ENOUGH_VIOLATIONS: usize = 5;
 
@@ -33,6 +44,9 @@ pub struct Args {
     /// Simulated milliseconds of faults in a history. Part of what a seed means: replay with the same.
     #[arg(long, default_value_t = LENGTH_MILLIS)]
     length_millis: u64,
+    /// Only histories of this kind, whatever the seed. Part of what a seed means: replay with the same.
+    #[arg(long)]
+    kind: Option<Kind>,
     /// Threads; one for each core if it is not given.
     #[arg(long)]
     threads: Option<usize>,
@@ -67,9 +81,11 @@ struct Report {
     histories: u64,
     /// Things that happened: a cluster-hour without faults has few.
     events: u64,
-    /// Hours of groups without a calm moment, and of groups that live long with storms of faults minutes apart.
-    dense: Kind,
-    long_lived: Kind,
+    /// Groups without a calm moment, and groups that live long with storms of faults minutes apart.
+    dense: Part,
+    long_lived: Part,
+    /// Whole systems, with operators, an API server and a cluster: both kinds of them together.
+    systems: Part,
     violations: u64,
     lost: u64,
     first_seed: u64,
@@ -77,10 +93,10 @@ struct Report {
     mutants: Vec<MutantRow>,
 }
 
-/// One kind of histories.
+/// Some kind of histories.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Kind {
+struct Part {
     cluster_hours: f64,
     histories: u64,
     events: u64,
@@ -106,10 +122,17 @@ struct Hunted {
 
 impl Args {
     fn options(&self, mutant: Option<Mutant>, seed: u64) -> Options {
-        let long = mutant.is_none() && seed % EVERY_LONG == EVERY_LONG - 1;
+        let kind = match mutant {
+            Some(mutant) => mutants::kind(mutant),
+            None => self.kind.unwrap_or(KINDS[usize::try_from(seed % 8).expect("below eight")]),
+        };
         Options {
-            long,
-            length_millis: if long { LONG_MILLIS } else { self.length_millis },
+            kind,
+            length_millis: if kind == Kind::Dense {
+                self.length_millis
+            } else {
+                kind.length_millis()
+            },
             mutant,
             clients_only: self.clients_only,
             verbose: self.trace,
@@ -122,10 +145,11 @@ impl Args {
 struct Totals {
     histories: u64,
     micros: u64,
-    kinds: [Kind; 2],
+    kinds: [Part; 3],
     lost: u64,
     last_seed: u64,
     activity: Activity,
+    counts: Counts,
     violations: Vec<u64>,
 }
 
@@ -145,14 +169,17 @@ pub fn run(args: &Args) -> Result<()> {
     let replay = args.seed.is_some() && args.histories.is_none() && args.minutes.is_none();
     let first = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let totals = Mutex::new(Totals::default());
-    let length = args.length_millis;
+    let (length, kind) = (args.length_millis, args.kind);
     let report_path = args.report.clone();
     // Release builds abort on a failed assertion: say which history it was, and leave a report, before that.
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let seed = SEED.get();
         before(panic);
-        eprintln!("an assertion failed in the history of seed {seed}. {}", replay_line(seed, length));
+        eprintln!(
+            "an assertion failed in the history of seed {seed}. {}",
+            replay_line(seed, length, kind)
+        );
         let report = Report {
             histories: 1,
             violations: 1,
@@ -176,6 +203,7 @@ pub fn run(args: &Args) -> Result<()> {
         events: totals.kinds.iter().map(|kind| kind.events).sum(),
         dense: totals.kinds[0].clone(),
         long_lived: totals.kinds[1].clone(),
+        systems: totals.kinds[2].clone(),
         histories: totals.histories,
         violations: totals.violations.len() as u64,
         lost: totals.lost,
@@ -188,10 +216,13 @@ pub fn run(args: &Args) -> Result<()> {
         "{} histories, {} cluster-hours, {} violations, {} acknowledged writes lost; seeds {} to {}",
         report.histories, report.cluster_hours, report.violations, report.lost, report.first_seed, report.last_seed
     );
-    println!("dense: {:?}; long-lived: {:?}", report.dense, report.long_lived);
-    println!("{:?}", totals.activity);
+    println!(
+        "dense: {:?}; long-lived: {:?}; systems: {:?}",
+        report.dense, report.long_lived, report.systems
+    );
+    println!("{:?}\n{:?}", totals.activity, totals.counts);
     if let Some(seed) = totals.violations.first() {
-        bail!("a history broke a rule. {}", replay_line(*seed, length));
+        bail!("a history broke a rule. {}", replay_line(*seed, length, kind));
     }
     if unwritten > 0 {
         bail!("{unwritten} histories were not exported");
@@ -206,11 +237,12 @@ fn hours(micros: u64) -> f64 {
     (micros as f64 / 3.6e9 * 1e3).round() / 1e3
 }
 
-fn replay_line(seed: u64, length_millis: u64) -> String {
-    if length_millis == LENGTH_MILLIS {
-        format!("Replay: make sim SEED={seed}, or quorate-e2e sim --seed {seed}")
-    } else {
-        format!("Replay: quorate-e2e sim --seed {seed} --length-millis {length_millis}")
+fn replay_line(seed: u64, length_millis: u64, kind: Option<Kind>) -> String {
+    let kind = kind.and_then(|kind| Some(kind.to_possible_value()?.get_name().to_owned()));
+    match kind {
+        None if length_millis == LENGTH_MILLIS => format!("Replay: make sim SEED={seed}, or quorate-e2e sim --seed {seed}"),
+        None => format!("Replay: quorate-e2e sim --seed {seed} --length-millis {length_millis}"),
+        Some(kind) => format!("Replay: quorate-e2e sim --seed {seed} --kind {kind} --length-millis {length_millis}"),
     }
 }
 
@@ -254,18 +286,24 @@ fn simulate(args: &Args, first: u64, replay: bool, totals: &Mutex<Totals>) -> u6
                     let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
                     totals.histories += 1;
                     totals.micros += history.micros;
-                    let kind = &mut totals.kinds[usize::from(options.long)];
+                    let part = match options.kind {
+                        Kind::Dense => 0,
+                        Kind::LongLived => 1,
+                        Kind::System | Kind::LongSystem => 2,
+                    };
+                    let kind = &mut totals.kinds[part];
                     kind.histories += 1;
                     kind.events += history.events;
                     kind.micros += history.micros;
                     kind.cluster_hours = hours(kind.micros);
                     totals.last_seed = totals.last_seed.max(seed);
                     totals.activity.add(&history.activity);
+                    totals.counts.add(&history.counts);
                     if let Some(violation) = history.violation {
                         totals.lost += violation.lost as u64;
                         totals.violations.push(seed);
                         eprintln!("\nseed {seed}: broken: {}\n  {}", violation.check, violation.detail);
-                        eprintln!("  {}", replay_line(seed, args.length_millis));
+                        eprintln!("  {}", replay_line(seed, args.length_millis, args.kind));
                     }
                     if totals.violations.len() >= ENOUGH_VIOLATIONS {
                         return;

@@ -10,6 +10,7 @@ use super::host::{Host, Input};
 use super::ledger::Ledger;
 use super::mutants::Slip;
 use super::network::{Link, Message};
+use crate::system::{Happening, System};
 use quorate_api::{Configuration, Consistency, Incarnation, Member, Quorum};
 use quorate_protocol_mutants::Session;
 use rand::SeedableRng;
@@ -68,6 +69,8 @@ pub(crate) enum What {
     Fault,
     /// Two-way or one-way silence ends.
     Heal(u64),
+    /// In a whole system.
+    System(Box<Happening>),
 }
 
 struct Scheduled {
@@ -137,6 +140,8 @@ pub(crate) struct World {
     pub(crate) storm_ends: u64,
     /// There are no faults any more.
     pub(crate) healed: bool,
+    /// The cluster and the operators around the group, in a whole system.
+    pub(crate) system: Option<Box<System>>,
 }
 
 impl World {
@@ -172,6 +177,7 @@ impl World {
             events: 0,
             storm_ends: 0,
             healed: false,
+            system: None,
             profile,
         }
     }
@@ -300,6 +306,7 @@ impl World {
             What::Operator => (11, 0),
             What::Fault => (12, 0),
             What::Heal(cut) => (13, *cut),
+            What::System(happening) => (14, happening.kind()),
         };
         self.note(&[self.now, kind, about]);
         match what {
@@ -320,7 +327,9 @@ impl World {
             What::Pilot(number) => self.pilot(number),
             What::Client(number, turn) => self.client(number, turn),
             What::Operator => self.operator(),
+            What::Fault if self.system.is_some() => self.system_fault(),
             What::Fault => self.fault(),
+            What::System(happening) => self.system_event(*happening),
             What::Heal(cut) => self.silent.retain(|_, made| *made != cut),
         }
     }

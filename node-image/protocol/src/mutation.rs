@@ -65,6 +65,8 @@ pub enum Mutation {
     HandoffReused,
     /// The source asks the target before its own record cannot be lost any more.
     AskBeforeForGood,
+    /// A learner counts in the quorums of its primary as a member does.
+    LearnerCounted,
 }
 
 #[cfg(not(mutants))]

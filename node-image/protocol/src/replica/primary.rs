@@ -109,7 +109,9 @@ impl Primary {
 
     /// Those that count.
     fn members(&self) -> impl Iterator<Item = &Peer> {
-        self.peers.values().filter(|peer| !peer.learner)
+        self.peers
+            .values()
+            .filter(|peer| !peer.learner || mutation::active(Mutation::LearnerCounted))
     }
 
     /// Those that do not, each once.
