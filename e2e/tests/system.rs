@@ -9,8 +9,6 @@ const HISTORIES: u64 = 60;
 const LONG_HISTORIES: u64 = 4;
 /// The operator dies after every so many-th step; `make sweep` has all of them.
 const STRIDE: u64 = 7;
-/// Scenarios that were not swept again since what they found was mended; `make sweep` has them.
-const OPEN: [&str; 2] = ["a switchover is asked for", "all but one are lost, and a person accepts it"];
 
 fn options(kind: Kind) -> Options {
     Options {
@@ -46,7 +44,7 @@ fn whole_systems_under_faults_break_no_rule_and_converge_when_they_end() {
         (counts.edits, 400),
         (counts.recreated, 8),
         (counts.conflicts, 200),
-        (counts.adoptions, 30),
+        (counts.adoptions, 20),
     ];
     assert!(
         least.iter().all(|(done, least)| done >= least),
@@ -69,7 +67,7 @@ fn the_same_seed_gives_the_same_system_again() {
 #[test]
 fn an_operator_that_dies_after_some_step_changes_nothing_in_the_end() {
     let mut broken = Vec::new();
-    for scenario in sweep::scenarios().into_iter().filter(|scenario| !OPEN.contains(&scenario.name)) {
+    for scenario in sweep::scenarios() {
         let swept = sweep::sweep(&scenario, STRIDE);
         println!("{}", swept.line(scenario.name));
         for (step, violation) in swept.failures {

@@ -85,7 +85,7 @@ impl World {
             4..8 => Kind::Write(value),
             _ => Kind::Swap(self.clients[number].seen[key], value),
         };
-        let anywhere = kind == Kind::Read && self.rng.random_ratio(1, 3);
+        let anywhere = kind == Kind::Read && self.rng.random_bool(self.profile.anywhere);
         let command = Command { key, kind, anywhere };
         let other = self.rng.random_range(0..self.hosts.len());
         let client = &mut self.clients[number];

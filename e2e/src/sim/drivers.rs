@@ -94,6 +94,10 @@ impl World {
                         self.schedule(after, What::Arrive(late));
                     }
                     self.ask(number, &member, Request::Activate(request));
+                    // What it said of its log is not durable yet, perhaps.
+                    if self.faults && self.rng.random_bool(self.profile.crash_chosen) {
+                        self.crash(host);
+                    }
                 }
                 Wish::Done(changed) => {
                     self.ledger.changes += u64::from(!self.configurations.first().is_some_and(|first| *first == changed.configuration));

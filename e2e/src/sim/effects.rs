@@ -42,6 +42,7 @@ impl World {
             }
             Effect::AskReadIndex(session, ask) => {
                 if let Some(to) = self.dialled_of(session) {
+                    self.ledger.index_asked(session, ask);
                     self.send(number, Message::AskIndex(session, to, ask));
                 }
             }
@@ -118,6 +119,7 @@ impl World {
                 }
             }
             Reply::ReadIndex(answer) => {
+                self.index_answered(number, session, answer);
                 if let Some(to) = self.dialler_of(session) {
                     self.send(number, Message::Index(session, to, answer));
                 }

@@ -22,6 +22,8 @@ pub(crate) struct Profile {
     pub(crate) mixes: bool,
     pub(crate) spares: usize,
     pub(crate) clients: usize,
+    /// How many reads go to whichever machine, primary or not.
+    pub(crate) anywhere: f64,
     pub(crate) settings: Settings,
     pub(crate) keeps_order: bool,
     pub(crate) latency: u64,
@@ -32,6 +34,8 @@ pub(crate) struct Profile {
     pub(crate) sync: u64,
     pub(crate) failed_sync: f64,
     pub(crate) crash_between_effects: f64,
+    /// A machine stops when a driver has chosen it, before it hears of that.
+    pub(crate) crash_chosen: f64,
     pub(crate) restart: u64,
     pub(crate) redial: u64,
     pub(crate) think: u64,
@@ -59,7 +63,7 @@ pub(crate) struct Profile {
     /// What lasts, lasts up to so long.
     pub(crate) spell: u64,
     /// How often each fault is drawn, in the order of [`World::fault`].
-    pub(crate) weights: [u32; 10],
+    pub(crate) weights: [u32; 11],
 }
 
 /// Groups: replicas, write quorum, read quorum.
@@ -85,7 +89,7 @@ pub(crate) fn pick<T: Copy>(rng: &mut SmallRng, from: &[T]) -> T {
 impl Profile {
     pub(crate) fn draw(rng: &mut SmallRng) -> Self {
         let keeps_order = rng.random_ratio(1, 2);
-        let mut weights = [0; 10];
+        let mut weights = [0; 11];
         for weight in &mut weights {
             *weight = pick(rng, &[0, 1, 1, 3, 8]);
         }
@@ -114,6 +118,7 @@ impl Profile {
             mixes,
             spares: rng.random_range(0..=2),
             clients: rng.random_range(2..=8),
+            anywhere: pick(rng, &[0.1, 0.4, 0.9]),
             settings: Settings {
                 heartbeat_millis: 20,
                 resend_millis: 60,
@@ -131,6 +136,7 @@ impl Profile {
             sync: pick(rng, &[200, 2000, 20_000]),
             failed_sync: pick(rng, &[0.0, 0.0, 0.001, 0.005]),
             crash_between_effects: pick(rng, &[0.0, 0.0, 0.0003, 0.001]),
+            crash_chosen: pick(rng, &[0.0, 0.0, 0.05, 0.2]),
             restart: pick(rng, &[10, 60, 300]) * MILLI,
             redial: pick(rng, &[2, 10, 40]) * MILLI,
             think: pick(rng, &[2, 8, 30]) * MILLI,
@@ -175,6 +181,7 @@ impl Profile {
             sync: 500,
             failed_sync: 0.0,
             crash_between_effects: 0.0,
+            crash_chosen: 0.0,
             restart: 500 * MILLI,
             redial: 100 * MILLI,
             think: 300 * MILLI,
@@ -253,6 +260,7 @@ impl World {
             7 => self.rot(host),
             8 => self.wipe(host),
             9 => self.fill(host),
+            10 => self.split(),
             _ => self.hostile_driver(),
         }
     }
@@ -309,6 +317,34 @@ impl World {
             self.reset_all_of(host);
         }
         let after = self.within(self.profile.spell);
+        self.schedule(after, What::Heal(cut));
+    }
+
+    /// The primary and some others, less than half of all, hear nobody else, drivers included, and nobody else hears them. The
+    /// others elect one of them, and clients, which still reach everybody, have the time to find it: a deposed primary, and
+    /// followers that believe in it.
+    pub(crate) fn split(&mut self) {
+        let Some(primary) = self.hosts.iter().position(Host::serving) else {
+            return;
+        };
+        let hosts = self.hosts.len();
+        let mut inside = vec![primary];
+        while inside.len() < (hosts - 1) / 2 {
+            let other = self.rng.random_range(0..hosts);
+            if !inside.contains(&other) {
+                inside.push(other);
+            }
+        }
+        self.cuts += 1;
+        let cut = self.cuts;
+        self.say(|| format!("cut {cut} splits {inside:?} off"));
+        for &member in &inside {
+            for other in (0..hosts).filter(|other| !inside.contains(other)).chain([OUTSIDE]) {
+                self.silent.insert((member, other), cut);
+                self.silent.insert((other, member), cut);
+            }
+        }
+        let after = 2 * self.profile.patience + self.within(self.profile.spell);
         self.schedule(after, What::Heal(cut));
     }
 

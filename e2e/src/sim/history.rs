@@ -207,9 +207,7 @@ fn run_with(seed: u64, slip: Option<Slip>, options: &Options) -> History {
         ..system.counts
     });
     let ledger = &world.ledger;
-    // What an eventual configuration answers is not linearizable, and does not say so.
-    let eventual = |c: &Configuration| c.quorum().consistency == Consistency::Eventual;
-    let judged = !world.configurations.iter().any(eventual);
+    let judged = world.is_strong();
     let unordered = || judged.then(|| ledger.linearizable()).flatten();
     let violation = world.violation.take().or_else(unordered);
     History {
@@ -237,6 +235,12 @@ fn run_with(seed: u64, slip: Option<Slip>, options: &Options) -> History {
 }
 
 impl World {
+    /// Whether what clients see has to be linearizable: what an eventual configuration answers is not, and does not say so.
+    pub(crate) fn is_strong(&self) -> bool {
+        let eventual = |c: &Configuration| c.quorum().consistency == Consistency::Eventual;
+        !self.configurations.iter().any(eventual)
+    }
+
     /// The faults end: the group has to serve again, and all its members to agree.
     fn settle(&mut self) {
         self.heal();

@@ -466,7 +466,7 @@ impl World {
             {
                 let write = (commit, command.key, value);
                 match settled {
-                    true => self.ledger.acknowledged.push(write),
+                    true => self.ledger.acknowledge(write),
                     false => self.ledger.unsettled.push(write),
                 }
             }

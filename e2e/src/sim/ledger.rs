@@ -6,9 +6,9 @@ use super::host::Host;
 use super::linearize::{Operation, Verdict, check};
 use super::told::Told;
 use super::world::{Violation, World};
-use quorate_api::wire::{Append, AppendAck};
+use quorate_api::wire::{Append, AppendAck, ReadIndexAnswer};
 use quorate_api::{Entry, EntryId, Epoch, FenceAnswer, Incarnation, NodeRole, Position};
-use quorate_protocol_mutants::HardState;
+use quorate_protocol_mutants::{HardState, Session};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -26,6 +26,10 @@ pub(crate) struct Ledger {
     promises: BTreeMap<Incarnation, Epoch>,
     /// Index, register and value of every write that a client was told to be done.
     pub(crate) acknowledged: Vec<(u64, usize, u64)>,
+    /// The highest index of them.
+    acknowledged_through: u64,
+    /// What that was when a follower asked for a read index: by its link and the number of its question.
+    asked: BTreeMap<(Session, u64), u64>,
     /// The same of an eventual configuration, told before they were committed.
     pub(crate) unsettled: Vec<(u64, usize, u64)>,
     pub(crate) histories: [Vec<Operation>; KEYS],
@@ -155,6 +159,17 @@ impl Ledger {
         }
     }
 
+    /// A client is told that a write is done.
+    pub(crate) fn acknowledge(&mut self, write: (u64, usize, u64)) {
+        self.acknowledged_through = self.acknowledged_through.max(write.0);
+        self.acknowledged.push(write);
+    }
+
+    /// A follower asks for a read index.
+    pub(crate) fn index_asked(&mut self, session: Session, number: u64) {
+        self.asked.insert((session, number), self.acknowledged_through);
+    }
+
     /// Acknowledged writes that are not in the log that `host` has.
     fn lost_in(&self, host: &Host) -> Vec<(u64, usize, u64)> {
         let base = host.disk.base().id.index;
@@ -255,6 +270,19 @@ impl World {
         };
         if let Some(id) = append.entries.iter().find(strange).map(|entry| entry.id) {
             self.violate("a primary sends its own log", || format!("n{number} sent {id:?}"));
+        }
+    }
+
+    /// Whoever asked for a read index may answer with what was acknowledged before that, and with nothing older.
+    pub(crate) fn index_answered(&mut self, number: usize, session: Session, answer: ReadIndexAnswer) {
+        let asked = self.ledger.asked.remove(&(session, answer.number));
+        let (Some(acknowledged), Some(index)) = (asked, answer.index) else {
+            return;
+        };
+        if index < acknowledged && self.is_strong() {
+            self.violate("a read index covers what was acknowledged before", || {
+                format!("n{number} says {index}, and {acknowledged} was acknowledged")
+            });
         }
     }
 

@@ -110,6 +110,8 @@ struct MutantRow {
     name: &'static str,
     /// The check; null if the mutant lives.
     killed_by: Option<String>,
+    /// The seed of the history that it died in; 0 in the model, which has none.
+    seed: u64,
 }
 
 /// What a process that hunts a mutant prints.
@@ -353,6 +355,7 @@ fn hunt_all(args: &Args) -> Result<Vec<MutantRow>> {
         Ok(MutantRow {
             name,
             killed_by: hunted.killed_by,
+            seed: hunted.seed,
         })
     };
     mutants::ALL.iter().map(hunt).collect()

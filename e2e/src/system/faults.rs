@@ -142,6 +142,7 @@ impl World {
             0 => self.crash(host),
             1 => self.crash_primary(),
             2 => self.reset_one(),
+            3 if self.rng.random_ratio(1, 3) => self.split(),
             3 => self.cut(host),
             4 => self.hostile_driver(),
             5 => self.freeze(host),
