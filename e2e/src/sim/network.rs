@@ -186,10 +186,11 @@ impl World {
 
     /// A machine dials whom it has no link to.
     pub(crate) fn dial(&mut self, host: usize, life: u64) {
-        if self.hosts[host].life != life || self.hosts[host].process.is_none() {
-            return;
-        }
         for other in 0..self.hosts.len() {
+            // It may end by what the last link brought about.
+            if self.hosts[host].life != life || self.hosts[host].process.is_none() {
+                return;
+            }
             let linked = self
                 .links
                 .values()
