@@ -124,7 +124,7 @@ impl Host {
             return format!("n{} is down", self.ordinal);
         };
         format!(
-            "n{} {:?} promised {} log {:?} durable {} commit {} damaged {} configuration {:?} peers {:?}",
+            "n{} {:?} promised {} log {:?} durable {} commit {} damaged {} configuration {:?} peers {:?} follows {:?}",
             self.ordinal,
             replica.role(),
             replica.promised(),
@@ -135,7 +135,8 @@ impl Host {
             replica
                 .configuration()
                 .map(|(id, c)| (id, c.quorum(), c.members().iter().map(|m| m.ordinal).collect::<Vec<_>>())),
-            replica.peers(0)
+            replica.peers(0),
+            replica.primary_view(0)
         )
     }
 

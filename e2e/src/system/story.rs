@@ -6,6 +6,7 @@ use super::cluster::Machine;
 use super::faults::Profile;
 use super::nodes::Node;
 use super::operators::Operator;
+use super::streams::Stream;
 use super::{Counts, Happening, OPERATORS, SECOND, System};
 use crate::sim::clients::Client;
 use crate::sim::faults::{Profile as GroupProfile, pick};
@@ -41,6 +42,10 @@ impl World {
             group.think = pick(&mut rng, &[30, 200]) * MILLI;
             group.calm_think = group.think;
         }
+        // A learner catches up with its clients at their fastest.
+        let settings = &mut group.settings;
+        settings.max_append_bytes = settings.max_append_bytes.max(2_000);
+        settings.max_in_flight_bytes = settings.max_in_flight_bytes.max(16_000);
         // Configurations are the planner's: one that needs a machine that is lost for good is nobody's fault.
         (group.changes, group.eventual, group.mixes) = (false, false, false);
         group.liveness = profile.liveness;
@@ -224,7 +229,12 @@ impl World {
             .iter()
             .map(|operator| {
                 let place = operator.place - OPERATORS;
-                format!("operator {place}: leads {}, watch {:?}", operator.leads, operator.watch)
+                let standing = system.streams.values().filter(|stream| stream.operator == place);
+                let hears: Vec<String> = standing.map(Stream::outline).collect();
+                format!(
+                    "operator {place}: leads {}, watch {:?}, streams {hears:?}",
+                    operator.leads, operator.watch
+                )
             })
             .collect();
         format!(

@@ -38,6 +38,11 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    /// For whoever has to understand why a system does not converge.
+    pub(crate) fn outline(&self) -> String {
+        format!("to {} life {:?} heard {}", self.ordinal, self.node_life, self.heard)
+    }
+
     pub(crate) fn leads_to(&self, host: usize, life: u64) -> bool {
         self.ordinal as usize == host && self.node_life == Some(life)
     }
