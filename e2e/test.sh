@@ -54,7 +54,9 @@ unit() {
 
 sim() {
     step "simulation"
-    $CLUSTER e2e sim --minutes "${SIM_MINUTES:-2}"
+    $CLUSTER e2e sim --minutes "${SIM_MINUTES:-2}" --least-hours 200
+    step "crash sweep of the operator"
+    $CLUSTER e2e sweep
 }
 
 e2e() {

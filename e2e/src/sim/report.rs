@@ -47,6 +47,9 @@ pub struct Args {
     /// Only histories of this kind, whatever the seed. Part of what a seed means: replay with the same.
     #[arg(long)]
     kind: Option<Kind>,
+    /// Fail where fewer cluster-hours were simulated.
+    #[arg(long)]
+    least_hours: Option<f64>,
     /// Threads; one for each core if it is not given.
     #[arg(long)]
     threads: Option<usize>,
@@ -225,6 +228,9 @@ pub fn run(args: &Args) -> Result<()> {
     println!("{:?}\n{:?}", totals.activity, totals.counts);
     if let Some(seed) = totals.violations.first() {
         bail!("a history broke a rule. {}", replay_line(*seed, length, kind));
+    }
+    if let Some(least) = args.least_hours.filter(|least| report.cluster_hours < *least) {
+        bail!("{} cluster-hours were simulated, and {least} are wanted", report.cluster_hours);
     }
     if unwritten > 0 {
         bail!("{unwritten} histories were not exported");

@@ -13,6 +13,9 @@ use quorate_crds::annotations;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Everything has to converge within this time.
 const LIVENESS: u64 = 600 * SECOND;
@@ -42,12 +45,14 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let mut failed = Vec::new();
     let wanted = |scenario: &Scenario| args.scenario.as_ref().is_none_or(|part| scenario.name.contains(part.as_str()));
-    for scenario in scenarios().iter().filter(|scenario| wanted(scenario)) {
-        if let Some(step) = args.step {
+    let scenarios: Vec<Scenario> = scenarios().into_iter().filter(wanted).collect();
+    if let Some(step) = args.step {
+        for scenario in &scenarios {
             println!("{}: {:?}", scenario.name, replay(scenario, Some(step).filter(|step| *step > 0)));
-            continue;
         }
-        let swept = sweep(scenario, args.stride);
+        return Ok(());
+    }
+    for (scenario, swept) in scenarios.iter().zip(sweep_all(&scenarios, args.stride)) {
         println!("{}", swept.line(scenario.name));
         failed.extend(swept.failures.iter().map(|(step, violation)| {
             println!("  after step {step}: {}: {}", violation.check, violation.detail);
@@ -58,6 +63,25 @@ pub fn run(args: &Args) -> Result<()> {
         true => Ok(()),
         false => bail!("not as without a crash: {}", failed.join("; ")),
     }
+}
+
+/// Sweeps all of them, on all cores, and gives what came of each in their order.
+fn sweep_all(scenarios: &[Scenario], stride: u64) -> Vec<Swept> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(scenario) = scenarios.get(number) else { return };
+                    let swept = sweep(scenario, stride);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).insert(number, swept);
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
 }
 
 impl Swept {
