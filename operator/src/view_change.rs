@@ -128,25 +128,32 @@ pub fn bootstrap_mark(target: &Configuration) -> String {
     incarnations.join(",")
 }
 
-/// Whether a store may be bootstrapped over the volumes of a mark, by what is `written` already and by its status. Ok(true)
-/// if the mark has to be written first.
+/// Between the marks of bootstraps that were begun one after the other.
+const MARKS: char = ';';
+
+/// What has to be written down before a store is bootstrapped over the volumes of `mark`, by what is `written` already and by its
+/// status. None: it is written.
 ///
 /// A bootstrap that was begun over other volumes, before its spec was changed or one of them was lost, does no harm if one
 /// volume is in both marks. Each needs the promise of that replica: one that has promised to the earlier tells of its members,
-/// and the later needs all of them, blank; one that has promised to the later refuses the earlier.
+/// and the later needs all of them, blank; one that has promised to the later refuses the earlier. That holds for two, so every
+/// mark is kept, and the next must meet each of them.
 ///
 /// # Errors
 /// [`ViewChangeError::DataLost`] if it was bootstrapped before, over other volumes.
-pub fn must_write_down(written: Option<&String>, status: Option<&ReplicatedStoreStatus>, mark: &String) -> Result<bool, ViewChangeError> {
-    if written == Some(mark) {
-        return Ok(false);
+pub fn to_write_down(written: Option<&str>, status: Option<&ReplicatedStoreStatus>, mark: &str) -> Result<Option<String>, ViewChangeError> {
+    let earlier = || written.into_iter().flat_map(|written| written.split(MARKS));
+    if earlier().last() == Some(mark) {
+        return Ok(None);
     }
     let served = status.is_some_and(|status| status.shards.iter().any(|shard| shard.epoch > 0));
-    let apart = written.is_some_and(|written| written.split(',').all(|volume| mark.split(',').all(|other| other != volume)));
-    match served || apart {
-        true => Err(ViewChangeError::DataLost),
-        false => Ok(true),
+    let meets = |earlier: &str| earlier.split(',').any(|volume| mark.split(',').any(|other| other == volume));
+    if served || !earlier().all(meets) {
+        return Err(ViewChangeError::DataLost);
     }
+    Ok(Some(
+        written.map_or_else(|| mark.to_owned(), |written| format!("{written}{MARKS}{mark}")),
+    ))
 }
 
 /// Writes down over which volumes the store is bootstrapped, before it is: a group that comes back blank and is another
@@ -160,14 +167,15 @@ async fn write_down(client: Client, settings: &Settings, shard: u32, target: &Co
     let mark = bootstrap_mark(target);
     let annotations = set.metadata.annotations.unwrap_or_default();
     let status = stores.get(name).await?.status.map(|status| of_shard(&status, shard));
-    if !must_write_down(annotations.get(names::ANNOTATION_BOOTSTRAP), status.as_ref(), &mark)? {
+    let written = annotations.get(names::ANNOTATION_BOOTSTRAP).map(String::as_str);
+    let Some(marks) = to_write_down(written, status.as_ref(), &mark)? else {
         return Ok(());
-    }
+    };
     // The resource version makes this a compare-and-swap: of two operators, one writes.
     let patch = json!({
         "metadata": {
             "resourceVersion": set.metadata.resource_version,
-            "annotations": {names::ANNOTATION_BOOTSTRAP: mark},
+            "annotations": {names::ANNOTATION_BOOTSTRAP: marks},
         },
     });
     sets.patch(&set_name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
@@ -190,12 +198,19 @@ mod tests {
                 shards,
                 ..ReplicatedStoreStatus::default()
             };
-            must_write_down(written.map(str::to_owned).as_ref(), Some(&status), &mark.to_owned()).ok()
+            to_write_down(written, Some(&status), mark).ok()
         };
-        assert_eq!(may(None, 0, "a,b,c"), Some(true));
-        assert_eq!(may(Some("a,b,c"), 0, "a,b,c"), Some(false));
-        assert_eq!(may(Some("a,b,c"), 0, "a"), Some(true), "the spec was made smaller");
-        assert_eq!(may(Some("a"), 0, "a,b,c"), Some(true), "the spec was made larger");
+        let write = |marks: &str| Some(Some(marks.to_owned()));
+        assert_eq!(may(None, 0, "a,b,c"), write("a,b,c"));
+        assert_eq!(may(Some("a,b,c"), 0, "a,b,c"), Some(None));
+        assert_eq!(may(Some("a,b,c"), 0, "a"), write("a,b,c;a"), "the spec was made smaller");
+        assert_eq!(may(Some("a"), 0, "a,b,c"), write("a;a,b,c"), "the spec was made larger");
+        assert_eq!(may(Some("a,b,c;a,d,e"), 0, "a,d,e"), Some(None));
+        assert_eq!(
+            may(Some("a,b,c;a,d,e"), 0, "f,d,e"),
+            None,
+            "nobody of the first time is there, whatever the second shares with this one"
+        );
         assert_eq!(may(Some("a,b,c"), 0, "d,e,f"), None, "nobody of then is there");
         assert_eq!(may(Some("a,b,c"), 1, "a,d,e"), None, "it has served");
         assert_eq!(may(None, 1, "a,b,c"), None, "it has served");

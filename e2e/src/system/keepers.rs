@@ -22,7 +22,7 @@ use quorate_operator::records::adopt;
 use quorate_operator::replicas::belongs;
 use quorate_operator::settings::Settings;
 use quorate_operator::steward::{Errands, Steward, Wanted};
-use quorate_operator::view_change::{self, ViewChangeError, bootstrap_mark, must_write_down};
+use quorate_operator::view_change::{self, ViewChangeError, bootstrap_mark, to_write_down};
 use rand::RngExt;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -536,9 +536,9 @@ impl World {
             }
         };
         let mark = bootstrap_mark(target);
-        match must_write_down(written.as_ref(), store.status.as_ref(), &mark) {
-            Ok(false) => self.drive(operator),
-            Ok(true) => self.task(operator, Task::MarkWrite(number), Call::Mark(version, mark)),
+        match to_write_down(written.as_deref(), store.status.as_ref(), &mark) {
+            Ok(None) => self.drive(operator),
+            Ok(Some(marks)) => self.task(operator, Task::MarkWrite(number), Call::Mark(version, marks)),
             Err(error) => self.conclude(operator, &Err(error)),
         }
     }
