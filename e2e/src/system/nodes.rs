@@ -123,6 +123,7 @@ impl World {
             primary: replica.primary_view(now),
             peers: replica.peers(now),
             damaged: replica.damaged(),
+            rot: None,
             terminating: node.terminating,
             keys: 0,
             memory_bytes: 0,
@@ -132,6 +133,7 @@ impl World {
             page_cache: false,
             uptime_millis: (self.now - node.begun) / MILLI,
             slots: None,
+            disk: replica.disk(),
         })
     }
 
