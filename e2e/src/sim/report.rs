@@ -38,7 +38,7 @@ pub struct Args {
     /// Run for so many minutes.
     #[arg(long)]
     minutes: Option<f64>,
-    /// Run so many histories. Without this and --minutes: 1000, or one with --seed.
+    /// Run so many histories. Without this, --minutes and --hours: 1000, or one with --seed.
     #[arg(long, conflicts_with = "minutes")]
     histories: Option<u64>,
     /// Simulated milliseconds of faults in a history. Part of what a seed means: replay with the same.
@@ -47,9 +47,9 @@ pub struct Args {
     /// Only histories of this kind, whatever the seed. Part of what a seed means: replay with the same.
     #[arg(long)]
     kind: Option<Kind>,
-    /// Fail where fewer cluster-hours were simulated.
-    #[arg(long)]
-    least_hours: Option<f64>,
+    /// Run until so many cluster-hours were simulated: the same work on every machine.
+    #[arg(long, conflicts_with_all = ["minutes", "histories"])]
+    hours: Option<f64>,
     /// Threads; one for each core if it is not given.
     #[arg(long)]
     threads: Option<usize>,
@@ -171,7 +171,7 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(name) = &args.mutant {
         return hunt_here(args, name);
     }
-    let replay = args.seed.is_some() && args.histories.is_none() && args.minutes.is_none();
+    let replay = args.seed.is_some() && args.histories.is_none() && args.minutes.is_none() && args.hours.is_none();
     let first = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let totals = Mutex::new(Totals::default());
     let (length, kind) = (args.length_millis, args.kind);
@@ -229,9 +229,6 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(seed) = totals.violations.first() {
         bail!("a history broke a rule. {}", replay_line(*seed, length, kind));
     }
-    if let Some(least) = args.least_hours.filter(|least| report.cluster_hours < *least) {
-        bail!("{} cluster-hours were simulated, and {least} are wanted", report.cluster_hours);
-    }
     if unwritten > 0 {
         bail!("{unwritten} histories were not exported");
     }
@@ -259,6 +256,7 @@ fn simulate(args: &Args, first: u64, replay: bool, totals: &Mutex<Totals>) -> u6
     let (histories, deadline) = match (args.histories, args.minutes) {
         (Some(histories), _) => (histories, None),
         (None, Some(minutes)) => (u64::MAX, Some(Instant::now() + Duration::from_secs_f64(minutes * 60.0))),
+        (None, None) if args.hours.is_some() => (u64::MAX, None),
         (None, None) if replay => (1, None),
         (None, None) => (1000, None),
     };
@@ -313,7 +311,8 @@ fn simulate(args: &Args, first: u64, replay: bool, totals: &Mutex<Totals>) -> u6
                         eprintln!("\nseed {seed}: broken: {}\n  {}", violation.check, violation.detail);
                         eprintln!("  {}", replay_line(seed, args.length_millis, args.kind));
                     }
-                    if totals.violations.len() >= ENOUGH_VIOLATIONS {
+                    let enough = args.hours.is_some_and(|wanted| hours(totals.micros) >= wanted);
+                    if totals.violations.len() >= ENOUGH_VIOLATIONS || enough {
                         return;
                     }
                     if replay {
