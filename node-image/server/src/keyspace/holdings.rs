@@ -32,6 +32,8 @@ pub struct Garbage(#[allow(dead_code, reason = "it is there to be dropped")] Vec
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece(Bytes);
 
+/// So much smaller than what is there, expiries that come are put in one by one: each takes a search.
+const EXTEND_BELOW: usize = 16;
 const BLOCK: u8 = 1;
 const EFFECTS: u8 = 2;
 
@@ -157,8 +159,10 @@ impl Keyspace {
     /// # Errors
     /// When it does not fit; nothing is then changed or logged.
     pub fn log_slots(&mut self, record: &SlotRecord, payload: &[u8], change: &mut Change<'_>) -> Result<(), EffectError> {
-        if matches!(record, SlotRecord::Stage { .. }) {
-            check_piece(payload)?;
+        if let SlotRecord::Stage { handoff, .. } = record
+            && let Some(copy) = self.holdings.as_ref().and_then(|holdings| holdings.copies.get(handoff))
+        {
+            check_piece(copy, payload)?;
         }
         let encoded = serde_json::to_vec(record).expect("a record is plain data");
         self.apply_slots(&encoded, payload, change.index)?;
@@ -217,6 +221,12 @@ impl Keyspace {
         holdings.garbage.extend(before.into_iter().flat_map(|copy| copy.slots));
     }
 
+    #[cfg(test)]
+    pub(super) fn assert_figures_of_copies(&self) {
+        let copies = self.holdings.iter().flat_map(|holdings| holdings.copies.values());
+        copies.for_each(Self::assert_figures);
+    }
+
     pub(super) fn copy_mut(&mut self, handoff: u64) -> Result<&mut Self, EffectError> {
         let copy = self.holdings.as_mut().and_then(|holdings| holdings.copies.get_mut(&handoff));
         copy.ok_or(EffectError::Malformed)
@@ -245,7 +255,12 @@ impl Keyspace {
         }
         assert_eq!(copy.keys, 0, "a copy holds keys of its slots alone");
         self.bytes += copy.bytes;
-        self.due.append(&mut copy.due);
+        // To append rebuilds the whole.
+        if copy.due.len() < self.due.len() / EXTEND_BELOW {
+            self.due.extend(copy.due);
+        } else {
+            self.due.append(&mut copy.due);
+        }
     }
 
     /// Forgets the data of slots. What a watcher saw of them has changed.
@@ -260,9 +275,10 @@ impl Keyspace {
                 continue;
             }
             self.keys -= before.len() as u64;
-            for item in before.iter() {
-                self.bytes -= item.memory_bytes();
-                if item.expiry != NEVER {
+            self.bytes -= before.bytes();
+            // To visit every key takes time in which no client is served.
+            if before.any_expires() {
+                for item in before.iter().filter(|item| item.expiry != NEVER) {
                     let hash = self.hash(&item.key);
                     self.due.remove(&(item.expiry, number, hash));
                 }
@@ -274,10 +290,10 @@ impl Keyspace {
     }
 }
 
-/// Whether a piece that another group sent can be applied: what is logged must be.
-fn check_piece(mut payload: &[u8]) -> Result<(), EffectError> {
+/// Whether a piece that another group sent can be added to its copy: what is logged must be.
+fn check_piece(copy: &Keyspace, mut payload: &[u8]) -> Result<(), EffectError> {
     match take_byte(&mut payload)? {
-        BLOCK => Keyspace::new().read_block(payload).map_err(|error| error.0),
+        BLOCK => copy.check_block(payload),
         EFFECTS => Effect::decode_all(payload)?.try_for_each(|effect| match effect? {
             super::effect::Decoded::Slots { .. } => Err(EffectError::Malformed),
             _ => Ok(()),
@@ -287,194 +303,4 @@ fn check_piece(mut payload: &[u8]) -> Result<(), EffectError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::keyspace::Value;
-    use quorate_api::Epoch;
-    use quorate_api::slot::slot_of;
-    use quorate_api::slots::Attempt;
-
-    /// A state and the log that made it.
-    #[derive(Default)]
-    struct Group {
-        keyspace: Keyspace,
-        log: Vec<BytesMut>,
-    }
-
-    impl Group {
-        fn change(&mut self, change: impl FnOnce(&mut Keyspace, &mut Change<'_>)) {
-            let (mut effects, index) = (BytesMut::new(), self.log.len() as u64 + 1);
-            let mut entry = Change {
-                effects: &mut effects,
-                index,
-            };
-            change(&mut self.keyspace, &mut entry);
-            self.log.push(effects);
-        }
-
-        fn put(&mut self, key: &str, value: &str, expiry: u64) {
-            let value = Value::String(value.as_bytes().into());
-            self.change(|keyspace, change| keyspace.put(slot_of(key.as_bytes()), key.as_bytes(), value, expiry, change));
-        }
-
-        fn log(&mut self, record: &SlotRecord, payload: &[u8]) {
-            self.change(|keyspace, change| keyspace.log_slots(record, payload, change).unwrap());
-        }
-
-        fn get(&self, key: &str) -> Option<(Vec<u8>, u64)> {
-            let item = self.keyspace.get(slot_of(key.as_bytes()), key.as_bytes(), 0)?;
-            let Value::String(value) = &item.value else { return None };
-            Some((value.to_vec(), item.expiry))
-        }
-
-        /// A follower that applied the log, and one that loaded a snapshot, have the same state.
-        fn assert_followers_agree(&self) {
-            let (mut follower, mut loaded) = (Keyspace::new(), Keyspace::new());
-            for (index, effects) in (1..).zip(&self.log) {
-                follower.apply(effects, index).unwrap();
-            }
-            self.keyspace.snapshot().blocks(|block| loaded.read_block(block)).unwrap();
-            for other in [&follower, &loaded] {
-                assert!(self.keyspace == *other);
-                assert_eq!(
-                    (other.len(), other.memory_bytes(), other.expiring(), other.staged_bytes()),
-                    (
-                        self.keyspace.len(),
-                        self.keyspace.memory_bytes(),
-                        self.keyspace.expiring(),
-                        self.keyspace.staged_bytes()
-                    )
-                );
-            }
-        }
-    }
-
-    fn attempt(number: u32) -> Attempt {
-        Attempt {
-            epoch: Epoch { number: 1, token: 0 },
-            number,
-        }
-    }
-
-    #[test]
-    fn a_slot_moves_with_everything_that_it_holds_and_the_replicas_agree_at_every_step() {
-        let (mut source, mut target) = (Group::default(), Group::default());
-        for number in 0..200 {
-            source.put(
-                &format!("key{number}"),
-                "value",
-                if number % 3 == 0 { 1_000 + number } else { NEVER },
-            );
-        }
-        let slots: SlotSet = (0..8_000).collect();
-        let moves = |key: &str| slots.contains(slot_of(key.as_bytes()));
-        source.log(
-            &SlotRecord::Export {
-                shard: 0,
-                handoff: 7,
-                slots: slots.clone(),
-                to: 1,
-                max_bytes_per_second: 0,
-            },
-            &[],
-        );
-        let (mut sequence, mut pieces) = (0, Vec::new());
-        source
-            .keyspace
-            .snapshot_of(&slots)
-            .blocks(|block| {
-                pieces.push(Piece::block(block));
-                Ok::<(), ()>(())
-            })
-            .unwrap();
-        for (key, value) in [("key0", "changed"), ("new", "value")] {
-            source.put(key, value, NEVER);
-        }
-        source.change(|keyspace, change| {
-            keyspace.delete(slot_of(b"key1"), b"key1", change);
-        });
-        let later = &source.log[source.log.len() - 3..];
-        pieces.extend(later.iter().filter_map(|effects| Piece::effects(effects, &slots).unwrap()));
-        source.log(&SlotRecord::Freeze { handoff: 7 }, &[]);
-        assert_eq!(source.keyspace.access(0, 0), Access::Frozen);
-        assert_eq!(source.keyspace.access(9_000, 0), Access::Owned);
-        source.assert_followers_agree();
-
-        for number in [1, 2] {
-            target.log(
-                &SlotRecord::Import {
-                    shard: 1,
-                    handoff: 7,
-                    slots: slots.clone(),
-                    from: 0,
-                    attempt: attempt(number),
-                },
-                &[],
-            );
-            sequence = 0;
-            for piece in &pieces {
-                target.log(&SlotRecord::Stage { handoff: 7, sequence }, &piece.clone().into_bytes());
-                sequence += 1;
-            }
-        }
-        assert!(sequence > 0 && target.keyspace.staged_bytes() > 0);
-        assert_eq!((target.keyspace.len(), target.keyspace.access(0, 1)), (0, Access::Elsewhere));
-        target.assert_followers_agree();
-        target.log(&SlotRecord::Accept { handoff: 7 }, &[]);
-        target.assert_followers_agree();
-        let keys = (0..200).map(|number| format!("key{number}")).chain(["new".to_owned()]);
-        let mut moved = 0;
-        for key in keys.filter(|key| moves(key)) {
-            assert_eq!(target.get(&key), source.get(&key), "{key}");
-            moved += usize::from(target.get(&key).is_some());
-        }
-        assert_eq!(target.keyspace.len() as usize, moved);
-        let absent = (0..8_000).find(|slot| target.keyspace.slot_len(*slot) == 0).unwrap();
-        assert_eq!(
-            target.keyspace.last_write(absent),
-            target.log.len() as u64,
-            "a key that is not there waits for the move too"
-        );
-
-        let moving = (0..200).map(|n| format!("key{n}")).find(|key| moves(key)).unwrap();
-        let watch = source.keyspace.watch(moving.as_bytes());
-        source.log(&SlotRecord::Release { handoff: 7 }, &[]);
-        source.assert_followers_agree();
-        assert!(watch.changed(), "a watcher of a slot that went away sees a change");
-        assert!(source.keyspace.take_garbage().is_some() && source.keyspace.take_garbage().is_none());
-        assert_eq!(source.keyspace.access(0, 0), Access::Elsewhere);
-        assert!(source.keyspace.slot_sizes().iter().all(|(slot, ..)| !slots.contains(*slot)));
-    }
-
-    #[test]
-    fn a_rejected_copy_leaves_nothing_and_a_flush_of_the_source_reaches_it() {
-        let (mut source, mut target) = (Group::default(), Group::default());
-        let slots = SlotSet::all();
-        source.put("a", "1", NEVER);
-        let import = SlotRecord::Import {
-            shard: 1,
-            handoff: 7,
-            slots: slots.clone(),
-            from: 0,
-            attempt: attempt(1),
-        };
-        target.log(&import, &[]);
-        let put = Piece::effects(&source.log[0], &slots).unwrap().unwrap();
-        target.log(&SlotRecord::Stage { handoff: 7, sequence: 0 }, &put.into_bytes());
-        assert!(target.keyspace.staged_bytes() > 0);
-        source.change(|keyspace, change| keyspace.flush_all(change));
-        let flush = Piece::effects(&source.log[1], &"5".parse().unwrap()).unwrap().unwrap();
-        target.log(&SlotRecord::Stage { handoff: 7, sequence: 1 }, &flush.into_bytes());
-        assert_eq!(target.keyspace.staged_bytes(), 0);
-        target.assert_followers_agree();
-        let reject = SlotRecord::Reject {
-            shard: 1,
-            handoff: 7,
-            slots,
-            from: 0,
-        };
-        target.log(&reject, &[]);
-        target.assert_followers_agree();
-        assert!(target.keyspace.is_empty() && target.keyspace.slot_table().unwrap().owned().is_empty());
-    }
-}
+mod tests;

@@ -125,16 +125,13 @@ impl Keyspace {
     #[must_use]
     pub fn slot_sizes(&self) -> Vec<(u16, u64, u64)> {
         let filled = (0u16..).zip(&self.slots).filter(|(_, slot)| slot.len() > 0);
-        filled
-            .map(|(number, slot)| (number, slot.len() as u64, slot.iter().map(Item::memory_bytes).sum()))
-            .collect()
+        filled.map(|(number, slot)| (number, slot.len() as u64, slot.bytes())).collect()
     }
 
     /// About what these slots take in memory, in bytes.
     #[must_use]
     pub fn bytes_of(&self, slots: &quorate_api::SlotSet) -> u64 {
-        let items = slots.iter().flat_map(|slot| self.slots[usize::from(slot)].iter());
-        items.map(Item::memory_bytes).sum()
+        slots.iter().map(|slot| self.slots[usize::from(slot)].bytes()).sum()
     }
 
     /// The log index of the last change to a slot: what a read of it has to wait for.
@@ -286,6 +283,16 @@ impl Keyspace {
         slot
     }
 
+    /// Changes an item where it is, at `index`; None if it is not there.
+    fn change_item<T>(&mut self, slot: u16, hash: u64, key: &[u8], index: u64, change: impl FnOnce(&mut Item) -> T) -> Option<T> {
+        let slot = self.slot_mut(slot, index);
+        let before = slot.bytes();
+        let result = slot.change(hash, key, change);
+        let after = slot.bytes();
+        self.bytes = self.bytes - before + after;
+        result
+    }
+
     fn insert(&mut self, slot: u16, key: &[u8], value: Value, expiry: u64, index: u64) {
         self.watches.touch(key);
         let hash = self.hash(key);
@@ -320,14 +327,12 @@ impl Keyspace {
             return false;
         };
         self.watches.touch(key);
-        self.slot_mut(slot, index).get_mut(hash, key).expect("looked up just before").expiry = expiry;
+        self.change_item(slot, hash, key, index, |item| item.expiry = expiry);
         if before != NEVER {
             self.due.remove(&(before, slot, hash));
-            self.bytes -= slot::EXPIRY_BYTES;
         }
         if expiry != NEVER {
             self.due.insert((expiry, slot, hash));
-            self.bytes += slot::EXPIRY_BYTES;
         }
         true
     }
@@ -355,187 +360,4 @@ impl Keyspace {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rand::rngs::SmallRng;
-    use rand::{RngExt, SeedableRng};
-
-    fn text(value: &[u8]) -> Value {
-        Value::String(value.into())
-    }
-
-    /// Some change to a collection; most do not fit what the key holds, and change nothing then.
-    fn change_collection(rng: &mut SmallRng, keyspace: &mut Keyspace, key: &[u8], change: &mut Change<'_>) {
-        let texts: Vec<String> = (0..rng.random_range(1..60))
-            .map(|_| rng.random_range(0..1000).to_string())
-            .collect();
-        let texts: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
-        let position = rng.random_range(0..20);
-        let update = match rng.random_range(0..16) {
-            0..2 => Update::HashSet(texts.iter().map(|text| (*text, *text)).collect()),
-            2 => Update::HashRemove(texts),
-            3..5 => Update::SetAdd(texts),
-            5 => Update::SetRemove(texts),
-            6..8 => Update::SortedSetAdd(texts.iter().map(|text| (f64::from(text[0]), *text)).collect()),
-            8 => Update::SortedSetRemove(texts),
-            9 => Update::SortedSetRemoveRanks { rank: position, count: 9 },
-            10 => Update::ListPush {
-                end: End::Left,
-                values: texts,
-            },
-            11 => Update::ListPush {
-                end: End::Right,
-                values: texts,
-            },
-            12 => Update::ListSet { position, value: texts[0] },
-            13 => Update::ListInsert { position, value: texts[0] },
-            14 => Update::ListRemove { position, count: 9 },
-            15 if rng.random() => Update::ListRemoveEach(vec![position, position + 3]),
-            _ => Update::StringWrite {
-                offset: position,
-                bytes: texts[0],
-            },
-        };
-        let before = change.effects.len();
-        if keyspace.update(slot_of(key), key, &update, change).is_err() {
-            assert_eq!(change.effects.len(), before);
-        }
-    }
-
-    #[test]
-    fn effects_applied_elsewhere_and_a_snapshot_give_the_same_state() {
-        for seed in 0..50 {
-            let mut rng = SmallRng::seed_from_u64(seed);
-            let (mut primary, mut follower) = (Keyspace::new(), Keyspace::new());
-            for index in 1..200 {
-                let mut effects = BytesMut::new();
-                let mut change = Change {
-                    effects: &mut effects,
-                    index,
-                };
-                for _ in 0..rng.random_range(1..5) {
-                    let key = format!("key{}", rng.random_range(0..40)).into_bytes();
-                    let (slot, expiry) = (slot_of(&key), [NEVER, rng.random_range(1..300)][rng.random_range(0..2usize)]);
-                    match rng.random_range(0..40) {
-                        20..36 => change_collection(&mut rng, &mut primary, &key, &mut change),
-                        36 => {
-                            primary.rename(&key, b"key7", &mut change);
-                        }
-                        37 => {
-                            primary.copy(&key, b"key8", &mut change);
-                        }
-                        0..10 => {
-                            let value = vec![b'v'; rng.random_range(0..50)];
-                            primary.put(slot, &key, text(&value), expiry, &mut change);
-                        }
-                        10..14 => {
-                            primary.delete(slot, &key, &mut change);
-                        }
-                        14..17 => {
-                            primary.set_expiry(slot, &key, expiry, &mut change);
-                        }
-                        17..20 => {
-                            primary.expire_due(index, 3, &mut change);
-                        }
-                        38 if index % 20 == 0 => primary.flush_all(&mut change),
-                        _ => {}
-                    }
-                }
-                if !effects.is_empty() {
-                    follower.apply(&effects, index).unwrap();
-                }
-            }
-            assert!(primary == follower, "seed {seed}");
-            // What is copied because a snapshot shares it has another capacity.
-            assert!(primary.memory_bytes().abs_diff(follower.memory_bytes()) < 20_000, "seed {seed}");
-            let mut copy = Keyspace::new();
-            let snapshot = primary.snapshot();
-            snapshot.blocks(|block| copy.read_block(block)).unwrap();
-            assert!(primary == copy, "seed {seed}");
-            assert_eq!(primary.len(), copy.len(), "seed {seed}");
-            primary.expire_due(
-                1000,
-                usize::MAX,
-                &mut Change {
-                    effects: &mut BytesMut::new(),
-                    index: 1000,
-                },
-            );
-            assert_eq!(primary.expiring(), 0);
-            assert!(copy.len() >= primary.len(), "a snapshot does not change with its origin");
-        }
-    }
-
-    #[test]
-    fn a_large_slot_is_cut_into_blocks_of_a_bounded_size() {
-        let (mut keyspace, mut effects) = (Keyspace::new(), BytesMut::new());
-        for number in 0..3000u64 {
-            let key = format!("{{t}}{number}").into_bytes();
-            let mut change = Change {
-                effects: &mut effects,
-                index: number + 1,
-            };
-            keyspace.put(slot_of(&key), &key, text(&[b'v'; 1000]), NEVER, &mut change);
-        }
-        let (mut copy, mut longest, mut blocks) = (Keyspace::new(), 0, 0);
-        let give = |block: &[u8]| {
-            longest = longest.max(block.len());
-            blocks += 1;
-            copy.read_block(block)
-        };
-        keyspace.snapshot().blocks(give).unwrap();
-        assert!(keyspace == copy);
-        assert!(
-            blocks > 10 && longest < (256 << 10) + 2000,
-            "{blocks} blocks of at most {longest} bytes"
-        );
-    }
-
-    #[test]
-    fn a_key_is_absent_from_its_expiry_on_and_goes_by_an_effect() {
-        let (mut keyspace, mut effects) = (Keyspace::new(), BytesMut::new());
-        let slot = slot_of(b"a");
-        let mut change = Change {
-            effects: &mut effects,
-            index: 1,
-        };
-        keyspace.put(slot, b"a", text(b"1"), 100, &mut change);
-        assert!(keyspace.get(slot, b"a", 99).is_some());
-        assert!(keyspace.get(slot, b"a", 100).is_none());
-        assert_eq!(keyspace.expire_due(99, 10, &mut change), 0);
-        assert_eq!(
-            (keyspace.expire_due(100, 10, &mut change), keyspace.len(), keyspace.memory_bytes()),
-            (1, 0, 0)
-        );
-    }
-
-    #[test]
-    fn a_scan_returns_every_key_that_was_there_throughout() {
-        let (mut keyspace, mut effects) = (Keyspace::new(), BytesMut::new());
-        let mut change = Change {
-            effects: &mut effects,
-            index: 1,
-        };
-        let keys: Vec<Vec<u8>> = (0..5000)
-            .map(|n| if n % 2 == 0 { format!("{{t}}{n}") } else { n.to_string() }.into_bytes())
-            .collect();
-        for key in &keys {
-            keyspace.put(slot_of(key), key, text(b""), NEVER, &mut change);
-        }
-        let (mut cursor, mut seen, mut round) = (0, std::collections::BTreeSet::new(), 0);
-        loop {
-            cursor = keyspace.scan(cursor, 10, 0, |item| {
-                seen.insert(item.key.to_vec());
-            });
-            // Others come and go meanwhile.
-            let passing = format!("{{t}}passing{round}").into_bytes();
-            keyspace.put(slot_of(&passing), &passing, text(b""), NEVER, &mut change);
-            round += 1;
-            if cursor == 0 {
-                break;
-            }
-        }
-        assert!(keys.iter().all(|key| seen.contains(key)));
-        assert!(round > 300, "{round} rounds: pieces are of the size that was asked for");
-    }
-}
+mod tests;

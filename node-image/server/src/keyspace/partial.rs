@@ -45,19 +45,14 @@ impl Keyspace {
             }
         }
         self.watches.touch(key);
-        let item = self
-            .slot_mut(slot, index)
-            .get_mut(hash, key)
-            .expect("looked up or made just before");
-        let before = item.memory_bytes();
-        let Value::Collection(collection) = &mut item.value else {
-            return Err(EffectError::Mismatch);
-        };
-        let collection = Arc::make_mut(collection);
-        let changed = update.apply(collection);
-        let is_empty = collection.is_empty();
-        let after = item.memory_bytes();
-        self.bytes = self.bytes - before + after;
+        let changed = self.change_item(slot, hash, key, index, |item| {
+            let Value::Collection(collection) = &mut item.value else {
+                return Err(EffectError::Mismatch);
+            };
+            let collection = Arc::make_mut(collection);
+            Ok((update.apply(collection), collection.is_empty()))
+        });
+        let (changed, is_empty) = changed.expect("looked up or made just before")?;
         if is_empty {
             self.remove(slot, key, index);
         }
@@ -74,21 +69,19 @@ impl Keyspace {
             .ok_or(EffectError::Mismatch)?;
         let hash = self.hash(key);
         self.watches.touch(key);
-        let item = self.slot_mut(slot, index).get_mut(hash, key).expect("looked up by the caller");
-        let before = item.memory_bytes();
-        if let Value::String(value) = &mut item.value {
-            let end = offset + bytes.len();
-            if end <= length {
-                value[offset..end].copy_from_slice(bytes);
-            } else {
-                let mut longer = Vec::with_capacity(end);
-                longer.extend_from_slice(&value[..offset]);
-                longer.extend_from_slice(bytes);
-                *value = longer.into();
+        self.change_item(slot, hash, key, index, |item| {
+            if let Value::String(value) = &mut item.value {
+                let end = offset + bytes.len();
+                if end <= length {
+                    value[offset..end].copy_from_slice(bytes);
+                } else {
+                    let mut longer = Vec::with_capacity(end);
+                    longer.extend_from_slice(&value[..offset]);
+                    longer.extend_from_slice(bytes);
+                    *value = longer.into();
+                }
             }
-        }
-        let after = item.memory_bytes();
-        self.bytes = self.bytes - before + after;
+        });
         Ok(bytes.len() as u64)
     }
 

@@ -14,7 +14,7 @@ const ITEM_BYTES: u64 = 76;
 /// Keys up to so many bytes lie in the table itself: to compare one costs no further miss of the cache.
 const INLINE_KEY_BYTES: usize = 24;
 /// What a key that expires takes in the order of expiries.
-pub(super) const EXPIRY_BYTES: u64 = 40;
+const EXPIRY_BYTES: u64 = 40;
 
 /// What a key holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +94,10 @@ impl Item {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Slot {
     items: HashTable<Item>,
+    /// About what the items take in memory.
+    bytes: u64,
+    /// How many of them expire.
+    expiring: usize,
     /// Log index of the last change.
     pub(super) last_write: u64,
 }
@@ -101,6 +105,26 @@ pub(super) struct Slot {
 impl Slot {
     pub(super) fn len(&self) -> usize {
         self.items.len()
+    }
+
+    /// About what the items take in memory: kept as they change, never counted.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether some item expires.
+    pub(super) fn any_expires(&self) -> bool {
+        self.expiring > 0
+    }
+
+    fn count_in(&mut self, bytes: u64, expiry: u64) {
+        self.bytes += bytes;
+        self.expiring += usize::from(expiry != NEVER);
+    }
+
+    fn count_out(&mut self, bytes: u64, expiry: u64) {
+        self.bytes -= bytes;
+        self.expiring -= usize::from(expiry != NEVER);
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Item> {
@@ -111,8 +135,15 @@ impl Slot {
         self.items.find(hash, |item| item.key[..] == *key)
     }
 
-    pub(super) fn get_mut(&mut self, hash: u64, key: &[u8]) -> Option<&mut Item> {
-        self.items.find_mut(hash, |item| item.key[..] == *key)
+    /// Changes an item where it is; None if it is not there.
+    pub(super) fn change<T>(&mut self, hash: u64, key: &[u8], change: impl FnOnce(&mut Item) -> T) -> Option<T> {
+        let item = self.items.find_mut(hash, |item| item.key[..] == *key)?;
+        let before = (item.memory_bytes(), item.expiry);
+        let result = change(item);
+        let after = (item.memory_bytes(), item.expiry);
+        self.count_out(before.0, before.1);
+        self.count_in(after.0, after.1);
+        Some(result)
     }
 
     pub(super) fn find_expiring(&self, hash: u64, expiry: u64) -> Option<&Item> {
@@ -121,8 +152,11 @@ impl Slot {
 
     /// Gives the item that it replaces.
     pub(super) fn insert(&mut self, hash: u64, item: Item, hasher: impl Fn(&Item) -> u64) -> Option<Item> {
+        self.count_in(item.memory_bytes(), item.expiry);
         if let Some(found) = self.items.find_mut(hash, |other| other.key == item.key) {
-            return Some(std::mem::replace(found, item));
+            let before = std::mem::replace(found, item);
+            self.count_out(before.memory_bytes(), before.expiry);
+            return Some(before);
         }
         self.items.insert_unique(hash, item, hasher);
         None
@@ -130,7 +164,9 @@ impl Slot {
 
     pub(super) fn remove(&mut self, hash: u64, key: &[u8]) -> Option<Item> {
         let entry = self.items.find_entry(hash, |item| item.key[..] == *key).ok()?;
-        Some(entry.remove().0)
+        let (item, _) = entry.remove();
+        self.count_out(item.memory_bytes(), item.expiry);
+        Some(item)
     }
 
     /// Equal keys, values, expiries and last write; `hasher` is the other's.

@@ -129,6 +129,22 @@ fn put_item<E>(item: &Item, block: &mut Block, mut step: impl FnMut(&mut Block) 
     })
 }
 
+/// What stands before the keys of a slot, or of a part of one.
+struct Part {
+    slot: u16,
+    last_write: u64,
+    count: u64,
+}
+
+fn take_part(input: &mut &[u8]) -> Result<Part, EffectError> {
+    let slot = u16::try_from(take_number(input)?).ok().filter(|slot| *slot < SLOTS);
+    Ok(Part {
+        slot: slot.ok_or(EffectError::Malformed)?,
+        last_write: take_number(input)?,
+        count: take_number(input)?,
+    })
+}
+
 impl Keyspace {
     /// A frozen copy.
     #[must_use]
@@ -172,10 +188,7 @@ impl Keyspace {
             version => return Err(EffectError::Version(version).into()),
         }
         while !input.is_empty() {
-            let slot = u16::try_from(take_number(input)?).ok().filter(|slot| *slot < SLOTS);
-            let slot = slot.ok_or(EffectError::Malformed)?;
-            let last_write = take_number(input)?;
-            let count = take_number(input)?;
+            let Part { slot, last_write, count } = take_part(input)?;
             if last_write != 0 {
                 self.slot_mut(slot, last_write);
             }
@@ -197,18 +210,51 @@ impl Keyspace {
         Ok(())
     }
 
+    /// Whether [`Self::read_block`] takes a block of keys. Changes nothing.
+    pub(super) fn check_block(&self, mut input: &[u8]) -> Result<(), EffectError> {
+        let input = &mut input;
+        match take_byte(input)? {
+            VERSION => {}
+            version => return Err(EffectError::Version(version)),
+        }
+        let mut before = None;
+        while !input.is_empty() {
+            let Part { slot, count, .. } = take_part(input)?;
+            for _ in 0..count {
+                let key = take_bytes(input)?;
+                take_number(input)?;
+                let kind = *input.first().ok_or(EffectError::Malformed)?;
+                if kind & MORE == 0 {
+                    take_value(input)?;
+                    before = Some((key, kind));
+                    continue;
+                }
+                let kind = take_byte(input)? ^ MORE;
+                collection::take_collection(kind, input)?;
+                if before != Some((key, kind)) && self.kind_of(slot, key) != Some(kind) {
+                    return Err(EffectError::Mismatch);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The kind of the collection that a key holds.
+    fn kind_of(&self, slot: u16, key: &[u8]) -> Option<u8> {
+        match &self.slots[usize::from(slot)].get(self.hash(key), key)?.value {
+            Value::Collection(collection) => Some(collection::kind(collection)),
+            Value::String(_) => None,
+        }
+    }
+
     /// Adds elements to a collection that an earlier block began.
     fn extend(&mut self, slot: u16, key: &[u8], kind: u8, input: &mut &[u8]) -> Result<(), EffectError> {
         let hash = self.hash(key);
         let index = self.last_write(slot);
-        let item = self.slot_mut(slot, index).get_mut(hash, key).ok_or(EffectError::Mismatch)?;
-        let before = item.memory_bytes();
-        let Value::Collection(collection) = &mut item.value else {
-            return Err(EffectError::Mismatch);
-        };
-        let result = collection::take_into(kind, Arc::make_mut(collection), input);
-        let after = item.memory_bytes();
-        self.bytes = self.bytes - before + after;
-        result
+        let result = self.change_item(slot, hash, key, index, |item| match &mut item.value {
+            Value::Collection(collection) => collection::take_into(kind, Arc::make_mut(collection), input),
+            Value::String(_) => Err(EffectError::Mismatch),
+        });
+        result.unwrap_or(Err(EffectError::Mismatch))
     }
 }

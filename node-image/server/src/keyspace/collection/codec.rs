@@ -12,7 +12,7 @@ const SET: u8 = 2;
 const SORTED_SET: u8 = 3;
 const LIST: u8 = 4;
 
-fn kind(collection: &Collection) -> u8 {
+pub(in crate::keyspace) fn kind(collection: &Collection) -> u8 {
     match collection {
         Collection::Hash(_) => HASH,
         Collection::Set(_) => SET,

@@ -18,7 +18,7 @@ pub use set::Set;
 pub use sorted_set::SortedSet;
 pub use update::Update;
 
-pub(super) use codec::{put_collection, put_pieces, take_collection, take_into};
+pub(super) use codec::{kind, put_collection, put_pieces, take_collection, take_into};
 
 use packed::Layout;
 use std::sync::Arc;
