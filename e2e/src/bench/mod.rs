@@ -1,5 +1,6 @@
 //! The benchmark against peers: Quorate, Valkey and etcd as three local processes each, on one disk, one machine and
-//! in one interleaved run. Method and figures: `e2e/BENCHMARKS.md`.
+//! in one interleaved run; then stores of several shards against a Valkey Cluster ([`shards`]). Method and figures:
+//! `e2e/BENCHMARKS.md`.
 //!
 //! Absolute figures drift with the machine and the hour; what counts is the ratio within a round, in which every
 //! system runs the same cell right after the other. A system that is not there is left out with its reason.
@@ -12,6 +13,7 @@ pub mod measure;
 pub mod peers;
 pub mod report;
 pub mod resp_load;
+pub mod shards;
 
 use crate::local::build::{Profile, node_binary};
 use crate::local::{LocalCluster, LocalClusterOptions, packages};
@@ -42,6 +44,9 @@ pub struct Args {
     /// The systems to measure.
     #[arg(long, value_delimiter = ',', default_values_t = [System::Quorate, System::Valkey, System::Etcd])]
     pub systems: Vec<System>,
+    /// What to measure.
+    #[arg(long, value_delimiter = ',', default_values_t = [Part::Peers, Part::Shards])]
+    pub parts: Vec<Part>,
     /// How often every cell is measured.
     #[arg(long, default_value_t = 5)]
     pub rounds: u32,
@@ -63,6 +68,24 @@ pub struct Args {
     /// One short round in less than a minute: shows that everything runs; its figures say little.
     #[arg(long)]
     pub quick: bool,
+}
+
+/// A half of the benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// One shard against Valkey and etcd.
+    Peers,
+    /// Several shards, and slots that move, against Valkey Cluster.
+    Shards,
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Peers => "peers",
+            Self::Shards => "shards",
+        })
+    }
 }
 
 /// A system under load.
@@ -113,17 +136,40 @@ fn run_here(args: &Args) -> Result<()> {
     let data = args.out.join("data");
     fs::create_dir_all(&data)?;
     remove_leftovers(&data)?;
-    let servers = start(args, &data)?;
-    fill(&servers, effort)?;
-    let comparisons = measure_all(args, &servers, effort)?;
-    ensure!(!comparisons.is_empty(), "no cell has something to measure");
-    let table = report::table(&comparisons);
+    let comparisons = if args.parts.contains(&Part::Peers) {
+        measure_peers(args, &data, effort)?
+    } else {
+        Vec::new()
+    };
+    let shards = if args.parts.contains(&Part::Shards) && args.systems.contains(&System::Quorate) {
+        Some(shards::run(args, our_program(args)?, &data, effort)?)
+    } else {
+        None
+    };
+    let tables = [
+        (!comparisons.is_empty()).then(|| report::table(&comparisons)),
+        shards.as_ref().map(shards::report::Shards::table),
+    ];
+    let table = tables.into_iter().flatten().collect::<Vec<_>>().join("\n");
     println!("\n{table}");
     let json = args.out.join("report.json");
-    report::write_json(&comparisons, &json)?;
+    report::write_json(&comparisons, shards.as_ref(), &json)?;
     fs::write(args.out.join("report.md"), &table)?;
     println!("written: {}", json.display());
     Ok(())
+}
+
+/// Every system runs during the whole of it.
+fn measure_peers(args: &Args, data: &Path, effort: Effort) -> Result<Vec<Comparison>> {
+    let servers = start(args, data)?;
+    fill(&servers, effort)?;
+    let comparisons = measure_all(args, &servers, effort)?;
+    ensure!(!comparisons.is_empty(), "no cell has something to measure");
+    Ok(comparisons)
+}
+
+fn our_program(args: &Args) -> Result<PathBuf> {
+    args.node_binary.clone().map_or_else(|| node_binary(Profile::Release), Ok)
 }
 
 /// What an interrupted run left: its processes died with it, its data did not.
@@ -143,8 +189,7 @@ fn remove_leftovers(data: &Path) -> Result<()> {
 fn start(args: &Args, data: &Path) -> Result<Servers> {
     let wanted = |system| args.systems.contains(&system);
     let quorate = if wanted(System::Quorate) {
-        let node_binary = args.node_binary.clone().map_or_else(|| node_binary(Profile::Release), Ok)?;
-        Some(LocalCluster::start(LocalClusterOptions::three(node_binary, data.to_owned())).context("start our nodes")?)
+        Some(LocalCluster::start(LocalClusterOptions::three(our_program(args)?, data.to_owned())).context("start our nodes")?)
     } else {
         None
     };

@@ -1,6 +1,7 @@
 //! The benchmark's rows: `report.json`, and a table in Markdown, which also reads well on a terminal.
 
 use super::measure::{Measurement, median};
+use super::shards::report::Shards;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::fs;
@@ -39,6 +40,8 @@ pub struct Comparison {
 #[derive(Serialize)]
 struct Report<'a> {
     rows: &'a [Row],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shards: Option<&'a Shards>,
 }
 
 impl Comparison {
@@ -62,13 +65,13 @@ impl Comparison {
     }
 }
 
-/// Writes `{"rows": […]}`.
+/// Writes `{"rows": […], "shards": {…}}`, the second only if shards were measured.
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn write_json(comparisons: &[Comparison], path: &Path) -> Result<()> {
+pub fn write_json(comparisons: &[Comparison], shards: Option<&Shards>, path: &Path) -> Result<()> {
     let rows: Vec<Row> = comparisons.iter().map(Comparison::row).collect();
-    let mut json = serde_json::to_string_pretty(&Report { rows: &rows })?;
+    let mut json = serde_json::to_string_pretty(&Report { rows: &rows, shards })?;
     json.push('\n');
     fs::write(path, json).with_context(|| format!("write {}", path.display()))
 }
@@ -201,7 +204,7 @@ mod tests {
     fn the_report_has_the_documented_shape() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("report.json");
-        write_json(&[comparison(&[], &[10.0])], &path).unwrap();
+        write_json(&[comparison(&[], &[10.0])], None, &path).unwrap();
         let read: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         let expected = serde_json::json!({"rows": [
             {"name": "SET", "unit": "operations/s", "ours": [], "peer": "Valkey", "theirs": [10.0], "ratio": null}

@@ -60,6 +60,15 @@ impl LocalStore {
         Ok(store)
     }
 
+    /// A group.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    #[must_use]
+    pub fn group(&self, shard: usize) -> &LocalCluster {
+        &self.groups[shard]
+    }
+
     /// A group, to do something to it.
     ///
     /// # Panics
