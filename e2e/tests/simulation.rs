@@ -99,10 +99,9 @@ fn a_rule_that_is_taken_away_is_missed() {
         // Those of the model are hunted by its own tests.
         .filter(|(_, mutant)| !matches!(mutant, Mutant::Model(_)))
         .filter(|(name, mutant)| {
-            let mutant = Some(*mutant);
-            let kind = mutants::kind(mutant.expect("just set"));
+            let kind = mutants::kind(*mutant);
             let options = Options {
-                mutant,
+                mutant: Some(*mutant),
                 kind,
                 length_millis: kind.length_millis(),
                 ..Options::default()

@@ -57,7 +57,7 @@ pub(crate) enum Object {
         name: String,
         content: String,
     },
-    Set(StatefulSet),
+    Set(Box<StatefulSet>),
 }
 
 #[derive(Clone, Debug)]
@@ -200,6 +200,7 @@ impl Api {
                 self.plain.insert(name, content);
             }
             Object::Set(wanted) => {
+                let wanted = *wanted;
                 if self.set.as_ref().is_some_and(|set| set.applied == wanted) {
                     return None;
                 }

@@ -506,7 +506,7 @@ impl World {
                 }
                 _ => self.mark_failed(operator, number),
             },
-            Task::MarkStore(number, target, version, written) => self.mark(operator, number, &target, version, written, answer),
+            Task::MarkStore(number, target, version, written) => self.mark(operator, number, &target, version, written.as_deref(), answer),
             Task::MarkWrite(number) => match answer {
                 Ok(_) if self.is_under_way(operator, number) => self.drive(operator),
                 _ => self.mark_failed(operator, number),
@@ -525,7 +525,7 @@ impl World {
         number: u64,
         target: &Configuration,
         version: u64,
-        written: Option<String>,
+        written: Option<&str>,
         answer: Result<Answer, Refusal>,
     ) {
         let store = match answer {
@@ -536,7 +536,7 @@ impl World {
             }
         };
         let mark = bootstrap_mark(target);
-        match to_write_down(written.as_deref(), store.status.as_ref(), &mark) {
+        match to_write_down(written, store.status.as_ref(), &mark) {
             Ok(None) => self.drive(operator),
             Ok(Some(marks)) => self.task(operator, Task::MarkWrite(number), Call::Mark(version, marks)),
             Err(error) => self.conclude(operator, &Err(error)),

@@ -7,15 +7,15 @@
 //! claims, the operator's streams, and the tasks of an operator, each call of which is two events: it arrives and is answered,
 //! and both can be late or lost.
 //!
-//! - [`api`]: objects, verbs, conflicts, and who hears of changes
-//! - [`cluster`]: pods, machines, claims: the controller and the kubelets
-//! - [`nodes`]: what a node does beside its core: status, hand-over, failover without an operator
-//! - [`operators`]: an operator's process: the lease, watches, reconciliation
-//! - [`keepers`]: its keeper of the store: plans, view changes, what is written
-//! - [`streams`]: the operator's streams to the nodes
-//! - [`faults`]: what goes wrong, and what people do
-//! - [`story`]: one history, and what has to be so at its end
-//! - [`sweep`]: an operator that dies after each single step
+//! - `api`: objects, verbs, conflicts, and who hears of changes
+//! - `cluster`: pods, machines, claims: the controller and the kubelets
+//! - `nodes`: what a node does beside its core: status, hand-over, failover without an operator
+//! - `operators`: an operator's process: the lease, watches, reconciliation
+//! - `keepers`: its keeper of the store: plans, view changes, what is written
+//! - `streams`: the operator's streams to the nodes
+//! - `faults`: what goes wrong, and what people do
+//! - `story`: one history, and what has to be so at its end
+//! - `sweep`: an operator that dies after each single step
 //!
 //! Places in the network: machines have their ordinal, operators and the API server the numbers below.
 

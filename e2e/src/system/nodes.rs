@@ -30,6 +30,9 @@ struct Asking {
     sessions: Vec<Session>,
 }
 
+/// What is told at once: role, promise, and the primary with whether it is connected.
+type Known = (NodeRole, Epoch, Option<(Incarnation, bool)>);
+
 /// See the module.
 pub(crate) struct Node {
     /// On the disk: what operators said last.
@@ -44,7 +47,7 @@ pub(crate) struct Node {
     /// Counts the addresses that its pods had.
     pub(crate) addresses: u64,
     /// What was told last of what is told at once.
-    known: Option<(NodeRole, Epoch, Option<(Incarnation, bool)>)>,
+    known: Option<Known>,
     /// Its attempt at a failover: none, due, or one that asks.
     due: bool,
     asking: Option<Asking>,

@@ -169,7 +169,7 @@ impl World {
         }
         match purpose {
             Purpose::Lease => self.lease_read(operator, life, answer),
-            Purpose::LeaseWrite => self.lease_written(operator, life, answer),
+            Purpose::LeaseWrite => self.lease_written(operator, life, answer.is_ok()),
             Purpose::List => {
                 if answer.is_err() {
                     let after = 800 * MILLI + self.within(2 * SECOND);
@@ -214,10 +214,10 @@ impl World {
         }
     }
 
-    fn lease_written(&mut self, operator: usize, life: u64, answer: Result<Answer, Refusal>) {
+    fn lease_written(&mut self, operator: usize, life: u64, written: bool) {
         self.happens(CAMPAIGN, Happening::Campaign(operator, life));
         let known = &mut self.sys().operators[operator];
-        if answer.is_ok() && !std::mem::replace(&mut known.leads, true) {
+        if written && !std::mem::replace(&mut known.leads, true) {
             self.say(|| format!("operator {operator} leads"));
             self.relist(operator, life);
         }
@@ -237,10 +237,10 @@ impl World {
         match change {
             Change::Synced(store, pods) => {
                 known.pods = pods.into_iter().filter_map(|pod| Some((pod.metadata.name.clone()?, pod))).collect();
-                self.store_changed(operator, store);
+                self.store_changed(operator, store.as_ref());
                 self.follow_pods(operator);
             }
-            Change::Store(store) => self.store_changed(operator, Some(store)),
+            Change::Store(store) => self.store_changed(operator, Some(&store)),
             Change::StoreGone => self.store_changed(operator, None),
             Change::Pod(pod) => {
                 known.pods.insert(pod.metadata.name.clone().unwrap_or_default(), pod);
@@ -255,16 +255,16 @@ impl World {
     }
 
     /// A status is no reason to reconcile; a spec is, and annotations are.
-    fn store_changed(&mut self, operator: usize, store: Option<Arc<ReplicatedStore>>) {
+    fn store_changed(&mut self, operator: usize, store: Option<&Arc<ReplicatedStore>>) {
         let known = &mut self.sys().operators[operator];
         let reason = |store: &Arc<ReplicatedStore>| {
             let meta = &store.metadata;
             (meta.uid.clone(), meta.generation, meta.annotations.clone())
         };
-        let differs = known.store.as_ref().map(reason) != store.as_ref().map(reason);
-        known.store.clone_from(&store);
+        let differs = known.store.as_ref().map(reason) != store.map(reason);
+        known.store = store.cloned();
         let kept = known.keeper.as_ref().map(|keeper| keeper.desired.settings.uid.clone());
-        if kept.is_some() && kept != store.as_ref().and_then(|store| store.metadata.uid.clone()) {
+        if kept.is_some() && kept != store.and_then(|store| store.metadata.uid.clone()) {
             self.end_keeper(operator);
         }
         if differs && store.is_some() {
@@ -426,7 +426,7 @@ fn in_order(objects: Objects) -> VecDeque<Object> {
         plain("primary service", &primary),
     ]
     .into();
-    all.extend(stateful_sets.into_iter().map(|set: StatefulSet| Object::Set(set)));
+    all.extend(stateful_sets.into_iter().map(|set: StatefulSet| Object::Set(Box::new(set))));
     all.extend(disruption_budget.iter().map(|budget| plain("disruption budget", budget)));
     all
 }

@@ -260,6 +260,9 @@ pub fn replay(scenario: &Scenario, step: Option<u64>) -> Option<Violation> {
     run.play().violation
 }
 
+/// Replicas, write quorum, read quorum in force; pods; conditions.
+type End = (u32, u32, u32, Vec<usize>, Vec<(String, String)>);
+
 /// What a run led to.
 struct Played {
     /// Steps before the scenario began, and at its end.
@@ -267,8 +270,7 @@ struct Played {
     until: u64,
     micros: u64,
     violation: Option<Violation>,
-    /// Replicas, write quorum, read quorum in force; pods; conditions.
-    end: Option<(u32, u32, u32, Vec<usize>, Vec<(String, String)>)>,
+    end: Option<End>,
 }
 
 struct Run<'a> {
@@ -440,7 +442,7 @@ impl World {
         });
     }
 
-    fn end(&self) -> Option<(u32, u32, u32, Vec<usize>, Vec<(String, String)>)> {
+    fn end(&self) -> Option<End> {
         let system = self.system.as_ref()?;
         let status = system.api.store.as_ref()?.status.as_ref()?;
         let primary = self.hosts.iter().filter_map(Host::replica).find(|replica| replica.serving())?;

@@ -199,7 +199,7 @@ impl Replica {
     /// disks make the former less than the latter. Other members that are away count as those without room then.
     ///
     /// A write needs the write quorum. Where that is less than commits it, full disks count as any other failure: it is
-    /// acknowledged, until as much as [`Settings::max_unsettled_bytes`] waits for a member with room.
+    /// acknowledged, until as much as [`crate::Settings::max_unsettled_bytes`] waits for a member with room.
     #[must_use]
     pub fn lacks_room(&self) -> Option<(usize, usize)> {
         let Role::Primary(primary) = &self.role else { return None };

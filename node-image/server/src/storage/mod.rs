@@ -2,6 +2,7 @@
 //!
 //! Synchronous file operations with no retry: a caller whose sync failed ends the process.
 
+pub(crate) mod crash;
 mod lock;
 mod log;
 mod recovery;
@@ -78,36 +79,6 @@ impl<T, E: Into<io::Error>> Tried<T> for Result<T, E> {
             what: format!("{what} {}", path.display()),
             source: source.into(),
         })
-    }
-}
-
-/// Where a test ends the process: before one of the operations that change which files there are.
-#[cfg(test)]
-pub(crate) mod crash {
-    use std::cell::Cell;
-
-    thread_local!(static LEFT: Cell<Option<u32>> = const { Cell::new(None) });
-
-    /// After so many operations of this thread the next one fails, and so do all after it; None lets them pass.
-    pub(crate) fn after(operations: Option<u32>) {
-        LEFT.set(operations);
-    }
-
-    pub(super) fn point() -> std::io::Result<()> {
-        match LEFT.get() {
-            Some(0) => Err(std::io::Error::other("the process ends here")),
-            left => {
-                LEFT.set(left.map(|left| left - 1));
-                Ok(())
-            }
-        }
-    }
-}
-
-#[cfg(not(test))]
-mod crash {
-    pub(super) fn point() -> std::io::Result<()> {
-        Ok(())
     }
 }
 
