@@ -1,14 +1,15 @@
-//! Whole systems: a bounded part of their simulation, and the crash sweep of the operator.
+//! Whole systems: a bounded part of their simulation, and the crash sweep of the operator. `e2e/test.sh sim` runs far more of it, with the
+//! optimizer's help.
 
 use quorate_e2e::sim::{Kind, Options, history};
 use quorate_e2e::system::{Counts, sweep};
 
 /// Histories of whole systems, of the first seeds.
-const HISTORIES: u64 = 60;
+const HISTORIES: u64 = 30;
 /// The same of those that live long.
-const LONG_HISTORIES: u64 = 4;
+const LONG_HISTORIES: u64 = 1;
 /// The operator dies after every so many-th step; `make sweep` has all of them.
-const STRIDE: u64 = 7;
+const STRIDE: u64 = 29;
 
 fn options(kind: Kind) -> Options {
     Options {
@@ -38,13 +39,13 @@ fn run(kind: Kind, seeds: u64) -> Counts {
 fn whole_systems_under_faults_break_no_rule_and_converge_when_they_end() {
     let counts = run(Kind::System, HISTORIES);
     let least = [
-        (counts.operator_drives, 400),
-        (counts.member_drives, 8),
-        (counts.operator_deaths, 250),
-        (counts.edits, 400),
-        (counts.recreated, 8),
-        (counts.conflicts, 200),
-        (counts.adoptions, 20),
+        (counts.operator_drives, 200),
+        (counts.member_drives, 4),
+        (counts.operator_deaths, 120),
+        (counts.edits, 200),
+        (counts.recreated, 4),
+        (counts.conflicts, 100),
+        (counts.adoptions, 10),
     ];
     assert!(
         least.iter().all(|(done, least)| done >= least),
