@@ -91,6 +91,15 @@ fn unmoved(cluster: &LocalCluster) -> impl Fn(&LocalCluster) {
     }
 }
 
+/// Writes go on, every replica has them all, and nothing else has happened.
+fn ends_well(cluster: &LocalCluster, writers: Writers, unmoved: impl Fn(&LocalCluster)) {
+    writers.await_more(500, PATIENCE).unwrap();
+    let written = writers.stop();
+    await_synced(cluster);
+    written.check().unwrap();
+    unmoved(cluster);
+}
+
 #[test]
 fn a_follower_with_a_full_disk_keeps_its_process_holds_nobody_up_and_catches_up_with_room() {
     let Some((_folder, cluster)) = small_disks() else { return };
@@ -113,11 +122,7 @@ fn a_follower_with_a_full_disk_keeps_its_process_holds_nobody_up_and_catches_up_
     assert_eq!(cluster.status(follower).unwrap().last, stuck.last, "it takes nothing");
     make_room(&cluster, follower);
     await_disk(&cluster, follower, DiskRoom::Ample);
-    writers.await_more(500, PATIENCE).unwrap();
-    let written = writers.stop();
-    await_synced(&cluster);
-    written.check().unwrap();
-    unmoved(&cluster);
+    ends_well(&cluster, writers, unmoved);
 }
 
 #[test]
@@ -147,11 +152,7 @@ fn full_disks_of_too_many_followers_refuse_writes_clearly_and_reads_go_on() {
     make_room(&cluster, followers[0]);
     eventually("writes go on", || Ok(client.run(&["SET", "k", "v"]).is_ok()));
     make_room(&cluster, followers[1]);
-    writers.await_more(500, PATIENCE).unwrap();
-    let written = writers.stop();
-    await_synced(&cluster);
-    written.check().unwrap();
-    unmoved(&cluster);
+    ends_well(&cluster, writers, unmoved);
 }
 
 #[test]

@@ -37,6 +37,24 @@ pub struct Desired {
     pub asked: Asked,
 }
 
+impl Desired {
+    /// What the steward has to know of it.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted<'_> {
+        let Self {
+            settings,
+            reconciled,
+            asked,
+            token: _,
+        } = self;
+        Wanted {
+            settings,
+            reconciled,
+            asked,
+        }
+    }
+}
+
 /// What ties a keeper to its store.
 pub struct Ties {
     /// What it goes by.
@@ -171,17 +189,7 @@ impl Keeper {
             self.context.metrics.false_suspicions.inc();
             self.context.metrics.false_suspicion_seconds.observe(wrongly.as_secs_f64());
         }
-        let Desired {
-            settings,
-            reconciled,
-            asked,
-            token: _,
-        } = &desired;
-        let wanted = Wanted {
-            settings,
-            reconciled,
-            asked,
-        };
+        let (wanted, settings) = (desired.wanted(), &desired.settings);
         let Errands {
             heartbeat,
             admission,

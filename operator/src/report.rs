@@ -11,7 +11,6 @@ use crate::settings::Settings;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use quorate_api::SlotSet;
-use quorate_api::slot::SLOTS;
 use quorate_api::{Incarnation, NodeRole, NodeStatus, PeerStatus, Quorum};
 use quorate_crds::conditions::{
     AVAILABLE, CHANGING, FAILOVER_BLOCKED, READY, REBALANCE_STALLED, REBALANCING, RECONCILED, UPDATING, WARNING, reasons,
@@ -346,7 +345,7 @@ fn shard(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> ShardStatus {
     let slots = match most.and_then(|status| status.slots.as_ref()) {
         Some(slots) => slots.owned.clone(),
         // A group that tells of no slots is one from before they could move: its store has no other shard.
-        None if seen.shard == 0 => (0..SLOTS).collect(),
+        None if seen.shard == 0 => SlotSet::all(),
         None => SlotSet::new(),
     };
     let known = seen.told.shards.first();

@@ -223,8 +223,8 @@ impl Profile {
 }
 
 impl World {
-    /// The next fault, and when the one after it comes.
-    pub(crate) fn fault(&mut self) {
+    /// Says when the next fault comes, and whether one is due now.
+    pub(crate) fn fault_is_due(&mut self) -> bool {
         let storms = self.profile.between_storms > 0;
         if storms && !self.healed {
             self.faults = self.now < self.storm_ends;
@@ -238,18 +238,28 @@ impl World {
             false => self.within(2 * self.profile.calm),
         };
         self.schedule(after, What::Fault);
-        if !self.faults {
+        self.faults
+    }
+
+    /// The index of one of these weights, as often as it is heavy.
+    pub(crate) fn weighted(&mut self, weights: &[u32]) -> usize {
+        let mut drawn = self.rng.random_range(0..weights.iter().sum::<u32>());
+        let mut index = 0;
+        while drawn >= weights[index] {
+            drawn -= weights[index];
+            index += 1;
+        }
+        index
+    }
+
+    /// The next fault, and when the one after it comes.
+    pub(crate) fn fault(&mut self) {
+        if !self.fault_is_due() {
             return;
         }
         let host = self.rng.random_range(0..self.hosts.len());
         let weights = self.profile.weights;
-        let mut drawn = self.rng.random_range(0..weights.iter().sum::<u32>());
-        let mut fault = 0;
-        while drawn >= weights[fault] {
-            drawn -= weights[fault];
-            fault += 1;
-        }
-        match fault {
+        match self.weighted(&weights) {
             0 => self.crash(host),
             1 => self.crash_primary(),
             2 => self.reset_one(),

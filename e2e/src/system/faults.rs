@@ -110,29 +110,11 @@ pub(crate) fn set_sizes(spec: &mut ReplicatedStoreSpec, (replicas, write, read):
 impl World {
     /// The next fault, and when the one after it comes.
     pub(crate) fn system_fault(&mut self) {
-        let storms = self.profile.between_storms > 0;
-        if storms && !self.healed {
-            self.faults = self.now < self.storm_ends;
-        }
-        let after = match storms && !self.faults {
-            true => {
-                let after = self.within(2 * self.profile.between_storms);
-                self.storm_ends = self.now + after + self.within(self.profile.storm);
-                after
-            }
-            false => self.within(2 * self.profile.calm),
-        };
-        self.schedule(after, What::Fault);
-        if !self.faults {
+        if !self.fault_is_due() {
             return;
         }
         let weights = self.sys().profile.weights;
-        let mut drawn = self.rng.random_range(0..weights.iter().sum::<u32>());
-        let mut fault = 0;
-        while drawn >= weights[fault] {
-            drawn -= weights[fault];
-            fault += 1;
-        }
+        let fault = self.weighted(&weights);
         let host = self.rng.random_range(0..self.hosts.len());
         let operators = self.sys().operators.len();
         let operator = self.rng.random_range(0..operators);

@@ -21,7 +21,7 @@ use quorate_operator::plan::{Admission, Goal, Note, Outcome as Reconciliation, R
 use quorate_operator::records::adopt;
 use quorate_operator::replicas::belongs;
 use quorate_operator::settings::Settings;
-use quorate_operator::steward::{Errands, Steward, Wanted};
+use quorate_operator::steward::{Errands, Steward};
 use quorate_operator::view_change::{self, ViewChangeError, bootstrap_mark, to_write_down};
 use rand::RngExt;
 use std::collections::VecDeque;
@@ -261,17 +261,7 @@ impl World {
         if let Some(stored) = stored {
             keeper.steward.adopt(stored, instant, moment);
         }
-        let Desired {
-            settings,
-            reconciled,
-            asked,
-            token: _,
-        } = &keeper.desired;
-        let wanted = Wanted {
-            settings,
-            reconciled,
-            asked,
-        };
+        let (wanted, settings) = (keeper.desired.wanted(), &keeper.desired.settings);
         let Errands {
             heartbeat,
             admission,

@@ -184,14 +184,10 @@ impl Drop for Workload {
 /// # Errors
 /// If the store does not answer within `patience`.
 pub fn lost(place: &Place, history: &History, patience: Duration) -> Result<Vec<String>> {
-    let (place, keys) = (place.clone(), history.acknowledged_keys());
+    let keys = history.acknowledged_keys();
     let asked = Instant::now();
-    let thread = std::thread::Builder::new()
-        .name("verify".into())
-        .spawn(move || runtime(&place)?.block_on(async { verify::lost(&place.nodes, &keys, patience).await }))?;
-    let lost = thread
-        .join()
-        .map_err(|panic| anyhow::anyhow!("the verifying thread panicked: {panic:?}"))??;
+    let nodes = place.nodes.clone();
+    let lost = from_there(place, "verify", async move || verify::lost(&nodes, &keys, patience).await)?;
     if let Some((path, begun)) = &history.exported {
         let at = |moment: Instant| micros(moment.duration_since(*begun));
         let reads = histories::read_back(history, &lost, at(asked), at(Instant::now()));
@@ -205,13 +201,8 @@ pub fn lost(place: &Place, history: &History, patience: Duration) -> Result<Vec<
 /// # Errors
 /// If the node does not answer.
 pub fn overwrite(place: &Place, node: SocketAddr, key: &str, count: u64, length: usize) -> Result<bulk::Filled> {
-    let (place, key) = (place.clone(), key.to_owned());
-    let thread = std::thread::Builder::new()
-        .name("fill".into())
-        .spawn(move || runtime(&place)?.block_on(bulk::overwrite(node, &key, count, length)))?;
-    thread
-        .join()
-        .map_err(|panic| anyhow::anyhow!("the filling thread panicked: {panic:?}"))?
+    let key = key.to_owned();
+    from_there(place, "overwrite", async move || bulk::overwrite(node, &key, count, length).await)
 }
 
 /// What `node` answers to one command.
@@ -219,14 +210,22 @@ pub fn overwrite(place: &Place, node: SocketAddr, key: &str, count: u64, length:
 /// # Errors
 /// If it answers an error, or does not answer.
 pub fn ask(place: &Place, node: SocketAddr, args: &[&str]) -> Result<String> {
-    let place = place.clone();
     let args: Vec<Vec<u8>> = args.iter().map(|arg| arg.as_bytes().to_vec()).collect();
-    let thread = std::thread::Builder::new()
-        .name("ask".into())
-        .spawn(move || runtime(&place)?.block_on(bulk::ask(node, &args)))?;
+    from_there(place, "ask", async move || bulk::ask(node, &args).await)
+}
+
+/// Works where clients are, on a thread of its own: a thread that has entered a network stays there.
+fn from_there<T: Send + 'static, F: Future<Output = Result<T>>>(
+    place: &Place,
+    name: &'static str,
+    work: impl FnOnce() -> F + Send + 'static,
+) -> Result<T> {
+    let place = place.clone();
+    let thread = std::thread::Builder::new().name(name.into());
+    let thread = thread.spawn(move || runtime(&place)?.block_on(work()))?;
     thread
         .join()
-        .map_err(|panic| anyhow::anyhow!("the asking thread panicked: {panic:?}"))?
+        .map_err(|panic| anyhow::anyhow!("the thread {name:?} panicked: {panic:?}"))?
 }
 
 fn runtime(place: &Place) -> Result<tokio::runtime::Runtime> {

@@ -208,6 +208,13 @@ fn missing(store: &Shards<'_>, account: &Account) -> Vec<u64> {
     lost.collect()
 }
 
+/// Ends the writer: whatever was acknowledged to it can be read.
+fn everything_is_there(store: &Shards<'_>, writer: Writer) {
+    let account = writer.finish();
+    println!("{}: {} writes acknowledged", store.namespace, account.acknowledged.len());
+    assert_eq!(missing(store, &account), [] as [u64; 0], "acknowledged and not readable");
+}
+
 /// Awaits writes that are acknowledged from now on.
 async fn goes_on(writer: &Writer) {
     let since = Instant::now();
@@ -235,9 +242,7 @@ async fn three_shards_become_five_and_three_again_under_load_and_nothing_is_lost
     }
     store.balanced(3).await;
     goes_on(&writer).await;
-    let account = writer.finish();
-    println!("{}: {} writes acknowledged", store.namespace, account.acknowledged.len());
-    assert_eq!(missing(&store, &account), [] as [u64; 0], "acknowledged and not readable");
+    everything_is_there(&store, writer);
     assert_eq!(store.release.forbidden(), [] as [String; 0]);
 }
 
@@ -271,9 +276,7 @@ async fn one_shard_of_three_replicas_becomes_three_shards_and_two_although_the_o
     store.balanced(2).await;
     assert_eq!(store.budgets(), "orders orders-1");
     goes_on(&writer).await;
-    let account = writer.finish();
-    println!("{}: {} writes acknowledged", store.namespace, account.acknowledged.len());
-    assert_eq!(missing(&store, &account), [] as [u64; 0], "acknowledged and not readable");
+    everything_is_there(&store, writer);
     assert_eq!(store.release.forbidden(), [] as [String; 0]);
 }
 
@@ -298,8 +301,7 @@ async fn a_change_of_mind_half_way_ends_with_the_last_word_and_a_shard_that_come
     store.add(1).await;
     store.balanced(2).await;
     goes_on(&writer).await;
-    let account = writer.finish();
-    assert_eq!(missing(&store, &account), [] as [u64; 0], "acknowledged and not readable");
+    everything_is_there(&store, writer);
 }
 
 #[tokio::test]
