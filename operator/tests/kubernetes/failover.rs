@@ -222,12 +222,7 @@ async fn a_store_whose_volumes_come_back_empty_is_refused() {
     for ordinal in 0..3 {
         scene.machines.boot(ordinal).await;
     }
-    let (message, _) = eventually("the loss is told", PATIENCE, async || {
-        let conditions = scene.machines.status().await.conditions;
-        let found = conditions.into_iter().find(|condition| condition.reason == "DataLost")?;
-        Some((found.message, ()))
-    })
-    .await;
+    let message = scene.machines.because("Available", "False", "DataLost").await;
     assert!(message.contains("come back empty"), "{message}");
     scene.event("DataLost").await;
 }

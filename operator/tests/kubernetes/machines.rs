@@ -316,6 +316,20 @@ impl Machines {
         .await
     }
 
+    /// Awaits that a condition has this status for that reason, and gives its message. Other reasons may come first: an operator
+    /// that has just started waits for replicas before it judges them.
+    pub(crate) async fn because(&self, type_: &str, status: &str, reason: &str) -> String {
+        eventually(&format!("{type_} is {status} because of {reason}"), PATIENCE, async || {
+            let conditions = self.status().await.conditions;
+            let wanted = (type_, status, reason);
+            let found = conditions
+                .into_iter()
+                .find(|said| (said.type_.as_str(), said.status.as_str(), said.reason.as_str()) == wanted)?;
+            Some(found.message)
+        })
+        .await
+    }
+
     /// Awaits that all replicas serve or follow, and gives the primary.
     pub(crate) async fn ready(&self) -> usize {
         self.condition("Ready", "True").await;

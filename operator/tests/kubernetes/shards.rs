@@ -177,8 +177,7 @@ async fn shard_zero_that_comes_back_empty_beside_a_shard_with_data_is_refused() 
     store.plane.kubectl(&annotated);
     store.shards[0].boot(0).await;
     store.operator = store.release.start("two");
-    let (reason, message) = store.shards[0].condition("Available", "False").await;
-    assert_eq!(reason, "DataLost", "{message}");
+    let message = store.shards[0].because("Available", "False", "DataLost").await;
     assert!(message.contains("orders-1-0 holds data of this store"), "{message}");
     assert_eq!(store.operator.logged("starting a view change"), 0);
 }
@@ -334,8 +333,7 @@ async fn a_shard_that_the_others_could_not_hold_stays_until_they_can() {
     store.balanced(2).await;
     fill(&store, 1000, 16_000);
     store.scale(1);
-    let (reason, message) = store.shards[0].condition("RebalanceStalled", "True").await;
-    assert_eq!(reason, "InsufficientCapacity", "{message}");
+    let message = store.shards[0].because("RebalanceStalled", "True", "InsufficientCapacity").await;
     assert!(
         message.contains("the shards that remain cannot hold the data") && message.contains("14.4 MiB"),
         "{message}"
