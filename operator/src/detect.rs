@@ -8,7 +8,7 @@
 //! Pure. A wrong suspicion costs a short outage; it cannot lose a write, because the members fence before anyone serves.
 
 use crate::observe::{Health, Observed};
-use quorate_api::{Incarnation, NodeRole, NodeStatus, PeerStatus, Quorum};
+use quorate_api::{Incarnation, NodeRole, NodeStatus, PeerStatus, PrimaryView, Quorum};
 use std::time::{Duration, Instant};
 
 /// What a shard looks like.
@@ -74,11 +74,11 @@ impl Votes {
     fn count(fresh: &[&NodeStatus], primary: Incarnation, suspect_after: Duration) -> Self {
         let others = || fresh.iter().filter(|status| status.id.incarnation != primary);
         Self {
-            lost: others().filter(|status| has_lost(status, primary, suspect_after)).count(),
+            lost: others().filter(|status| has_lost(status, suspect_after)).count(),
             follow: others()
                 .filter(|status| {
                     let followed = status.primary.as_ref().is_some_and(|view| view.incarnation == primary);
-                    followed && !has_lost(status, primary, suspect_after)
+                    followed && !has_lost(status, suspect_after)
                 })
                 .count(),
         }
@@ -192,12 +192,11 @@ fn alive(peer: &PeerStatus, suspect_after: Duration) -> bool {
     peer.connected && Duration::from_millis(peer.heard_millis_ago) <= suspect_after
 }
 
-/// Whether a member has lost that primary: its connection is gone, it is silent, or the member follows nobody.
-fn has_lost(status: &NodeStatus, primary: Incarnation, suspect_after: Duration) -> bool {
-    match &status.primary {
-        None => true,
-        Some(view) => view.incarnation == primary && (!view.connected || Duration::from_millis(view.heard_millis_ago) > suspect_after),
-    }
+/// Whether a member hears no primary: its connection is gone, it is silent, or the member follows nobody. One that missed the
+/// last failover speaks of the primary before, and can hear that one no more.
+fn has_lost(status: &NodeStatus, suspect_after: Duration) -> bool {
+    let hears = |view: &PrimaryView| view.connected && Duration::from_millis(view.heard_millis_ago) <= suspect_after;
+    !status.primary.as_ref().is_some_and(hears)
 }
 
 #[cfg(test)]
@@ -331,6 +330,20 @@ mod tests {
             reason,
             "the primary reaches 0 other replicas and needs 1 to acknowledge writes and answer reads"
         );
+    }
+
+    #[test]
+    fn a_member_that_missed_the_last_failover_has_lost_the_primary_too() {
+        let now = Instant::now();
+        let mut group = well(Quorum::strong(5, 4, 2), now);
+        for member in &mut group[1..4] {
+            loses_primary(member);
+        }
+        let late = status(&mut group[4]).primary.as_mut().unwrap();
+        (late.incarnation, late.epoch, late.connected) = (incarnation(1), epoch(0), false);
+        // The volume of the primary is gone: what runs in its place is no member.
+        let members: Vec<&Observed> = group[1..].iter().collect();
+        assert!(is_lost(&judge(&members, Quorum::strong(5, 4, 2), LIMIT, now)), "all that are left have lost it");
     }
 
     #[test]

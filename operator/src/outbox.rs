@@ -3,7 +3,7 @@
 
 use crate::observe::Asked;
 use crate::plan::{Note, Roles};
-use quorate_crds::{ReplicatedStoreStatus, annotations};
+use quorate_crds::{ReplicatedStore, ReplicatedStoreStatus, annotations};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,8 @@ const INTERVAL: Duration = Duration::from_millis(200);
 const BACKOFF: Duration = Duration::from_secs(1);
 /// Events that wait for an API server that is away; the oldest are dropped beyond that.
 const MAX_EVENTS: usize = 64;
-/// The status is read so often: somebody may have written over it.
+/// The store is read so often: somebody may have written over its status, or asked for the same thing again so soon that
+/// nobody noticed.
 pub const LOOK: Duration = Duration::from_secs(300);
 
 /// A keeper's word.
@@ -154,13 +155,20 @@ impl Outbox {
         self.retry = failed.then(|| now + BACKOFF);
     }
 
-    /// The store's status was read: what somebody else wrote over it is written anew.
-    pub fn found(&mut self, status: ReplicatedStoreStatus) {
+    /// The store was read: what somebody else wrote over its status is written anew, and an annotation that is there again
+    /// with the value that was answered is taken away again.
+    pub fn found(&mut self, store: &ReplicatedStore) {
+        let status = store.status.clone().unwrap_or_default();
         // As it is written: the API keeps times to the second.
         let text = |status: &ReplicatedStoreStatus| serde_json::to_string(status).expect("a status is plain data");
         if text(&status) != text(&self.told.status) {
             self.told.status = status;
         }
+        let asked = Asked::of(store);
+        let answered = &mut self.told.answered;
+        forget_if_equal(&mut answered.promote, &asked.promote);
+        forget_if_equal(&mut answered.accept_data_loss, &asked.accept_data_loss);
+        forget_if_equal(&mut answered.rebalance, &asked.rebalance);
     }
 
     /// When something is due although nothing is said.
@@ -171,9 +179,24 @@ impl Outbox {
     }
 }
 
+fn forget_if_equal(answered: &mut Option<String>, asked: &Option<String>) {
+    if answered == asked {
+        *answered = None;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    /// The store as it is read.
+    fn store(status: ReplicatedStoreStatus, annotation: Option<(&str, &str)>) -> ReplicatedStore {
+        let mut store = ReplicatedStore::new("s", serde_json::from_value(json!({})).unwrap());
+        store.status = Some(status);
+        store.metadata.annotations = annotation.map(|(name, value)| [(name.to_owned(), value.to_owned())].into());
+        store
+    }
 
     fn ready(shards: i32) -> ReplicatedStoreStatus {
         ReplicatedStoreStatus {
@@ -225,7 +248,7 @@ mod tests {
             ..Publication::default()
         };
         assert_eq!(outbox.due(&word, now), []);
-        outbox.found(ReplicatedStoreStatus::default());
+        outbox.found(&store(ReplicatedStoreStatus::default(), None));
         assert_eq!(outbox.due(&word, now), [Write::Status(Box::new(ready(1)))]);
     }
 
@@ -259,5 +282,25 @@ mod tests {
         assert_eq!(outbox.due(&with(Some("s-0-1")), now), []);
         assert_eq!(outbox.due(&with(None), now), []);
         assert_eq!(outbox.due(&with(Some("s-0-1")), now).len(), 1);
+    }
+
+    #[test]
+    fn what_was_asked_for_again_before_anybody_noticed_is_taken_away_too() {
+        let now = Instant::now();
+        let mut outbox = Outbox::new(ready(0), now);
+        let word = Publication {
+            status: ready(0),
+            answered: Asked {
+                promote: Some("s-0-1".to_owned()),
+                ..Asked::default()
+            },
+            ..Publication::default()
+        };
+        let first = outbox.due(&word, now);
+        first.clone().into_iter().for_each(|write| outbox.done(write));
+        outbox.found(&store(ready(0), Some((annotations::PROMOTE, "s-0-2"))));
+        assert_eq!(outbox.due(&word, now), [], "another pod is another request");
+        outbox.found(&store(ready(0), Some((annotations::PROMOTE, "s-0-1"))));
+        assert_eq!(outbox.due(&word, now), first);
     }
 }

@@ -78,12 +78,12 @@ impl Publisher {
         }
     }
 
-    /// Reads the status: nobody tells of a change of it.
+    /// Reads the store: nobody tells of a change of its status.
     async fn look(&mut self) {
         match self.stores.get_opt(&self.name).await {
-            Ok(Some(store)) => self.outbox.found(store.status.unwrap_or_default()),
-            Ok(None) => {}
-            Err(error) => tracing::debug!(store = self.name, %error, "cannot read the status"),
+            Ok(Some(store)) if store.uid() == self.reference.uid => self.outbox.found(&store),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(store = self.name, %error, "cannot read the store"),
         }
     }
 

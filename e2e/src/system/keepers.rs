@@ -464,7 +464,7 @@ impl World {
                 if let Ok(Answer::Store(Some(store))) = answer
                     && let Some(keeper) = self.keeper(operator).filter(|keeper| keeper.round.is_none())
                 {
-                    keeper.outbox.found(store.status.clone().unwrap_or_default());
+                    keeper.outbox.found(&store);
                     self.publish(operator);
                 }
             }

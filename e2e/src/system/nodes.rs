@@ -109,34 +109,16 @@ impl World {
         let now = self.millis(host);
         let node = &self.system.as_ref()?.nodes[host];
         let replica = self.hosts[host].replica()?;
+        let id = ReplicaId {
+            store: StoreId(Uuid::nil()),
+            shard: 0,
+            ordinal: u32::try_from(host).unwrap_or_default(),
+            incarnation: self.hosts[host].incarnation,
+        };
         Some(NodeStatus {
-            id: ReplicaId {
-                store: StoreId(Uuid::nil()),
-                shard: 0,
-                ordinal: u32::try_from(host).unwrap_or_default(),
-                incarnation: self.hosts[host].incarnation,
-            },
-            version: String::new(),
-            role: replica.role(),
-            promised: replica.promised(),
-            last: replica.last(),
-            durable: replica.durable(),
-            commit: replica.commit(),
-            configuration: replica.configuration().cloned(),
-            primary: replica.primary_view(now),
-            peers: replica.peers(now),
-            damaged: replica.damaged(),
-            rot: None,
             terminating: node.terminating,
-            keys: 0,
-            memory_bytes: 0,
-            writes_refused: None,
-            acknowledged: replica.acknowledged(),
-            tails: Vec::new(),
-            page_cache: false,
             uptime_millis: (self.now - node.begun) / MILLI,
-            slots: None,
-            disk: replica.disk(),
+            ..replica.status(id, now)
         })
     }
 

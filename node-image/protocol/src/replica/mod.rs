@@ -31,7 +31,7 @@ use crate::mutation::{self, Mutation};
 use follower::Follower;
 use primary::Primary;
 use quorate_api::wire::Request;
-use quorate_api::{Configuration, DiskRoom, EntryId, Epoch, Incarnation, NodeRole, PeerStatus, PrimaryView};
+use quorate_api::{Configuration, DiskRoom, EntryId, Epoch, Incarnation, NodeRole, NodeStatus, PeerStatus, PrimaryView, ReplicaId};
 use read_index::Asks;
 use std::collections::BTreeMap;
 
@@ -292,6 +292,25 @@ impl Replica {
                 heard_millis_ago: now.saturating_sub(heard.at),
                 connected: heard.connected,
             }),
+        }
+    }
+
+    /// What the core knows of a node's status, the rest as of a blank one; `id` names this replica.
+    #[must_use]
+    pub fn status(&self, id: ReplicaId, now: u64) -> NodeStatus {
+        NodeStatus {
+            role: self.role(),
+            promised: self.promised(),
+            last: self.last(),
+            durable: self.durable(),
+            commit: self.commit(),
+            configuration: self.configuration().cloned(),
+            primary: self.primary_view(now),
+            peers: self.peers(now),
+            damaged: self.damaged(),
+            acknowledged: self.acknowledged(),
+            disk: self.disk(),
+            ..NodeStatus::blank(id)
         }
     }
 

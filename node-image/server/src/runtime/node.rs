@@ -858,29 +858,19 @@ impl Node {
         let replica = &self.parts.replica;
         let now = self.now();
         NodeStatus {
-            id: self.id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            role: replica.role(),
-            promised: replica.promised(),
-            last: replica.last(),
-            durable: replica.durable(),
-            commit: replica.commit(),
-            configuration: replica.configuration().cloned(),
-            primary: replica.primary_view(now),
-            peers: replica.peers(now),
-            damaged: replica.damaged(),
             rot: self.scrub.damage(),
             terminating: self.handing_over,
             keys: self.parts.keyspace.len(),
             memory_bytes: self.parts.keyspace.memory_bytes(),
             writes_refused: self.no_room().map(|no_room| no_room.to_string()),
-            acknowledged: replica.acknowledged(),
             tails: self.parts.tails.told().to_vec(),
             page_cache: self.parts.stored.page_cache.is_some(),
             // 0 would say that this node does not tell.
             uptime_millis: now.max(1),
             slots: Some(self.slots_status()),
             disk: self.log_reader().room(&[]).max(replica.disk()),
+            ..replica.status(self.id(), now)
         }
     }
 
