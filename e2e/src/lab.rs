@@ -258,17 +258,24 @@ impl Lab {
         Ok(self.runtime.block_on(self.pod_api().list(&of_store))?.items)
     }
 
-    /// The pod of the primary, as status names it.
+    /// The pod of the primary of the first shard, as status names it.
     ///
     /// # Errors
     /// If there is none.
     pub fn primary(&self) -> Result<StorePod> {
+        self.primary_of(0)
+    }
+
+    /// The pod of the primary of a shard, as status names it.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn primary_of(&self, shard: usize) -> Result<StorePod> {
         let status = self.status()?;
-        let name = primary_of(&status).context("status names no primary")?.to_owned();
-        let pods = self.pods()?;
-        pods.into_iter()
-            .find(|pod| pod.name == name)
-            .with_context(|| format!("the primary's pod {name} has no address"))
+        let name = status.shards.get(shard).and_then(|shard| shard.primary.clone());
+        let name = name.with_context(|| format!("status names no primary of shard {shard}"))?;
+        let pod = self.pods()?.into_iter().find(|pod| pod.name == name);
+        pod.with_context(|| format!("the primary's pod {name} has no address"))
     }
 
     /// Where clients of the store are.

@@ -57,22 +57,7 @@ pub fn start_valkey(package: &Unpacked, parent: &Path) -> Result<Peer> {
         let name = format!("valkey-{number}");
         let data = dir.path().join(&name);
         fs::create_dir(&data)?;
-        let mut args: Vec<OsString> = [
-            "--bind",
-            "127.0.0.1",
-            "--appendonly",
-            "yes",
-            "--appendfsync",
-            "always",
-            "--save",
-            "",
-            "--auto-aof-rewrite-percentage",
-            "0",
-        ]
-        .map(OsString::from)
-        .to_vec();
-        args.extend(["--repl-diskless-sync-delay".into(), "0".into(), "--dir".into(), data.into()]);
-        args.extend(["--port".into(), port.to_string().into()]);
+        let mut args = valkey_arguments(&data, port);
         if number > 0 {
             args.extend(["--replicaof".into(), format!("127.0.0.1 {}", ports[0]).into()]);
         }
@@ -94,6 +79,29 @@ pub fn start_valkey(package: &Unpacked, parent: &Path) -> Result<Peer> {
         address,
         version: package.version.clone(),
     })
+}
+
+/// What every Valkey is started with: an append-only file, synced at every write, no snapshots, and no rewrite of the file
+/// during the run.
+pub fn valkey_arguments(data: &Path, port: u16) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = [
+        "--bind",
+        "127.0.0.1",
+        "--appendonly",
+        "yes",
+        "--appendfsync",
+        "always",
+        "--save",
+        "",
+        "--auto-aof-rewrite-percentage",
+        "0",
+        "--repl-diskless-sync-delay",
+        "0",
+    ]
+    .map(OsString::from)
+    .to_vec();
+    arguments.extend(["--dir".into(), data.into(), "--port".into(), port.to_string().into()]);
+    arguments
 }
 
 /// Starts three etcd members with etcd's defaults and finds their leader.
@@ -146,7 +154,11 @@ fn peer_dir(parent: &Path, prefix: &str) -> Result<TempDir> {
     Ok(TempDir::with_prefix_in(prefix, parent)?)
 }
 
-fn start(package: &Unpacked, name: &str, args: Vec<OsString>, dir: &Path) -> Result<Process> {
+/// Starts a process whose log is beside its data.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn start(package: &Unpacked, name: &str, args: Vec<OsString>, dir: &Path) -> Result<Process> {
     let env = vec![("LD_LIBRARY_PATH".to_owned(), package.libraries.clone().into())];
     Process::start(Spec {
         name: name.to_owned(),

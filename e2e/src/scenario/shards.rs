@@ -203,24 +203,15 @@ fn amid_moves(lab: &Lab, seed: u64, fault: impl FnOnce(&Lab) -> Result<()>) -> R
     outcome
 }
 
-/// The pod of a shard's primary.
-fn primary(lab: &Lab, shard: usize) -> Result<StorePod> {
-    let status = lab.status()?;
-    let name = status.shards.get(shard).and_then(|shard| shard.primary.clone());
-    let name = name.with_context(|| format!("shard {shard} has a primary"))?;
-    let pod = lab.pods()?.into_iter().find(|pod| pod.name == name);
-    pod.with_context(|| format!("{name} has a pod"))
-}
-
 fn kill_primary(lab: &Lab, shard: usize) -> Result<()> {
-    let name = primary(lab, shard)?.name;
+    let name = lab.primary_of(shard)?.name;
     signal(&lab.cluster.pids(&lab.namespace, &name)?, Signal::KILL)?;
     // The kubelet waits longer and longer before it starts the container of one that was killed often.
     lab.delete_pod(&name)
 }
 
 fn cut_link(lab: &Lab) -> Result<()> {
-    let (source, target) = (primary(lab, 0)?, primary(lab, 1)?);
+    let (source, target) = (lab.primary_of(0)?, lab.primary_of(1)?);
     let (here, there) = (source.address.to_string(), target.address.to_string());
     lab.cluster.fault(&["cut", &source.node, &here, &there])?;
     std::thread::sleep(CUT);

@@ -9,7 +9,7 @@
 //!
 //! Nothing is kept between two plans: each begins with what is in force, so a change of mind half-way is no other case.
 
-use super::{Admission, Goal, Memory, Observation, Phase, Shape, ViewChange, leader, statuses, with_failure};
+use super::{Admission, GRACE, Goal, Memory, Observation, Phase, Shape, ViewChange, leader, statuses, with_failure};
 use crate::names;
 use crate::observe::{Observed, configuration};
 use crate::report::told_lag;
@@ -190,6 +190,23 @@ type Step = (ChangeStep, String, Option<ViewChange>, Option<String>);
 
 fn next_step(seen: &Observation<'_>, memory: &Memory, current: &Configuration, leader: &NodeStatus, survey: &Survey) -> Step {
     let wait = |step, reason| (step, reason, None, None);
+    let due = seen.now >= memory.change_retry_at && seen.driving.is_none();
+    let from = seen
+        .members
+        .iter()
+        .find(|member| member.incarnation() == Some(leader.id.incarnation));
+    let begin = |goal: Goal, reason: String| {
+        due.then(|| ViewChange {
+            avoid: matches!(goal, Goal::Switchover(to) if to != leader.id.incarnation).then_some(leader.id.incarnation),
+            goal,
+            reason,
+            from: from.map(|member| member.pod.clone()),
+            primary: Some(leader.id.incarnation),
+            leave_out: None,
+            silence: None,
+            known: Known::of(seen.members, memory.highest),
+        })
+    };
     let late: Vec<&Member> = survey
         .arrivals
         .iter()
@@ -206,6 +223,14 @@ fn next_step(seen: &Observation<'_>, memory: &Memory, current: &Configuration, l
             let missing: Vec<String> = survey.absent.iter().map(|ordinal| pod(seen, *ordinal)).collect();
             return wait(ChangeStep::ScalingUp, format!("{} did not speak yet", missing.join(", ")));
         }
+        if let Some(ahead) = late.iter().find(|member| is_ahead(seen, memory, leader, member)) {
+            let reason = format!(
+                "{} promised a higher epoch than the primary's in a view change that came to nothing, and takes nothing below it",
+                pod(seen, ahead.ordinal)
+            );
+            let change = begin(Goal::Switchover(leader.id.incarnation), reason.clone());
+            return (ChangeStep::CatchingUp, with_failure(&reason, memory.change_failure.as_ref()), change, None);
+        }
         let each: Vec<String> = late.iter().map(|member| lateness(seen, leader, member)).collect();
         return wait(ChangeStep::CatchingUp, each.join(", "));
     };
@@ -216,24 +241,7 @@ fn next_step(seen: &Observation<'_>, memory: &Memory, current: &Configuration, l
     if let Some(shortage) = shortage(seen, leader, current, &target) {
         return wait(ChangeStep::Waiting, shortage);
     }
-    let due = seen.now >= memory.change_retry_at && seen.driving.is_none();
     let failure = memory.change_failure.as_ref();
-    let from = seen
-        .members
-        .iter()
-        .find(|member| member.incarnation() == Some(leader.id.incarnation));
-    let begin = |goal: Goal, reason: String| {
-        due.then(|| ViewChange {
-            avoid: matches!(goal, Goal::Switchover(_)).then_some(leader.id.incarnation),
-            goal,
-            reason,
-            from: from.map(|member| member.pod.clone()),
-            primary: Some(leader.id.incarnation),
-            leave_out: None,
-            silence: None,
-            known: Known::of(seen.members, memory.highest),
-        })
-    };
     if !target.contains(leader.id.incarnation) {
         let mut staying = target.members().iter().filter(|member| current.contains(member.incarnation));
         let Some(next) = staying.find(|member| in_step(seen, leader, std::slice::from_ref(*member)) == 1) else {
@@ -263,6 +271,15 @@ fn shortage(seen: &Observation<'_>, leader: &NodeStatus, current: &Configuration
     let sizes = target.quorum();
     let new = sizes.fence_for_change().max(sizes.commit()).max(sizes.read);
     counted(current, current.quorum().fence_for_change(), "present").or_else(|| counted(target, new, "future"))
+}
+
+/// Whether a replica that is to be a member refuses the primary, because it promised a higher epoch in a view change that came
+/// to nothing: it catches up only in an epoch above that. One that may still be under way is given its time.
+fn is_ahead(seen: &Observation<'_>, memory: &Memory, leader: &NodeStatus, member: &Member) -> bool {
+    let limit = seen.settings.suspect_after;
+    let mut fresh = seen.members.iter().filter_map(|member| member.fresh(seen.now, limit));
+    let promised = fresh.find(|status| status.id.incarnation == member.incarnation).map(|status| status.promised);
+    promised.is_some_and(|promised| promised > leader.promised) && seen.now >= memory.promised.1 + GRACE
 }
 
 fn lateness(seen: &Observation<'_>, leader: &NodeStatus, member: &Member) -> String {

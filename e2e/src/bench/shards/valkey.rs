@@ -3,8 +3,9 @@
 //! `valkey-cli --cluster create` wants three primaries at least; with fewer the same steps are taken one by one. Slots move by
 //! `valkey-cli --cluster reshard`, Valkey's own tool.
 
+use crate::bench::peers::{start, valkey_arguments};
 use crate::local::packages::Unpacked;
-use crate::local::process::{Process, Spec, free_ports, loopback};
+use crate::local::process::{Process, free_ports, loopback};
 use crate::local::resp::Client;
 use anyhow::{Context, Result, ensure};
 use quorate_api::slot::SLOTS;
@@ -155,28 +156,8 @@ fn start_node(package: &Unpacked, dir: &Path, number: usize, [port, bus]: Ports)
     let name = format!("valkey-{number}");
     let data = dir.join(&name);
     fs::create_dir(&data)?;
-    let mut args: Vec<OsString> = [
-        "--bind",
-        "127.0.0.1",
-        "--appendonly",
-        "yes",
-        "--appendfsync",
-        "always",
-        "--save",
-        "",
-    ]
-    .map(OsString::from)
-    .to_vec();
-    args.extend(["--auto-aof-rewrite-percentage", "0", "--repl-diskless-sync-delay", "0"].map(OsString::from));
+    let mut args = valkey_arguments(&data, port);
     args.extend(["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"].map(OsString::from));
     args.extend(["--cluster-port".into(), bus.to_string().into()]);
-    args.extend(["--dir".into(), data.into(), "--port".into(), port.to_string().into()]);
-    let env = vec![("LD_LIBRARY_PATH".to_owned(), package.libraries.clone().into())];
-    Process::start(Spec {
-        name: name.clone(),
-        program: package.program.clone(),
-        args,
-        env,
-        log: dir.join(format!("{name}.log")),
-    })
+    start(package, &name, args, dir)
 }

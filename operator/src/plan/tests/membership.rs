@@ -115,6 +115,29 @@ fn a_store_grows_pods_first_then_learners_then_one_change() {
 }
 
 #[test]
+fn a_learner_that_promised_a_higher_epoch_is_fetched_by_another_epoch_of_the_same_primary() {
+    let mut world = growing();
+    let now = world.now;
+    world.members.extend((3..5).map(|ordinal| blank(ordinal, now)));
+    status(&mut world.members[3]).promised = epoch(7);
+    status(&mut world.members[0]).peers.extend([learner(3, 0), learner(4, 10)]);
+    let plan = world.step();
+    assert_eq!(plan.start, None, "the view change may be under way");
+    world.now += GRACE + Duration::from_millis(1);
+    let plan = world.step();
+    let change = plan.start.unwrap();
+    assert_eq!((&change.goal, change.avoid), (&Goal::Switchover(incarnation(0)), None));
+    assert_eq!(change.known.highest, 7);
+    let (step, reason) = step_of(&world.plan());
+    assert_eq!(step, ChangeStep::CatchingUp);
+    assert!(reason.starts_with("orders-0-3 promised a higher epoch"), "{reason}");
+    for member in &mut world.members[..3] {
+        status(member).promised = epoch(8);
+    }
+    assert_eq!(world.step().start, None, "once is enough");
+}
+
+#[test]
 fn pods_go_only_when_every_member_knows_that_they_are_none() {
     let mut world = World::of(|_, now| well(FIVE, now));
     world.reconciled.scale = Some(5);
