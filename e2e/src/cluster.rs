@@ -20,6 +20,17 @@ pub struct Cannot(String);
 /// The exit status of `cluster.sh` that says so.
 const CANNOT_STATUS: i32 = 3;
 
+/// How a program ended, and what it said.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// Its exit code; None if a signal ended it.
+    pub code: Option<i32>,
+    /// Its answer.
+    pub stdout: String,
+    /// Progress and errors.
+    pub stderr: String,
+}
+
 /// A cluster that `cluster.sh` runs.
 #[derive(Clone, Debug)]
 pub struct Cluster {
@@ -103,6 +114,25 @@ impl Cluster {
         let mut command = Command::new(&self.script);
         command.args(["run", "kubectl"]).args(args);
         run_with(&mut command, input)
+    }
+
+    /// `kubectl quorate` with these arguments, of the plugin that was built with this program.
+    ///
+    /// # Errors
+    /// If it cannot be run. How it ended is part of what it says.
+    pub fn plugin(&self, args: &[&str]) -> Result<Said> {
+        let here = std::env::current_exe()?;
+        let folder = here.parent().context("this program has a folder")?.display().to_string();
+        let path = format!("PATH={folder}:{}", std::env::var("PATH").unwrap_or_default());
+        let mut command = Command::new(&self.script);
+        command.args(["run", "env", &path, "kubectl", "quorate"]).args(args);
+        let output = command.output().with_context(|| format!("run {command:?}"))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Said {
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        })
     }
 
     /// The processes of a pod's containers, resolved before a fault so that its moment is exact.

@@ -343,7 +343,10 @@ mod tests {
         (late.incarnation, late.epoch, late.connected) = (incarnation(1), epoch(0), false);
         // The volume of the primary is gone: what runs in its place is no member.
         let members: Vec<&Observed> = group[1..].iter().collect();
-        assert!(is_lost(&judge(&members, Quorum::strong(5, 4, 2), LIMIT, now)), "all that are left have lost it");
+        assert!(
+            is_lost(&judge(&members, Quorum::strong(5, 4, 2), LIMIT, now)),
+            "all that are left have lost it"
+        );
     }
 
     #[test]

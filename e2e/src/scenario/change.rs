@@ -84,7 +84,7 @@ fn change_quorum(lab: &Lab, seed: u64) -> Result<Option<Measured>> {
 }
 
 /// Deletes a pod together with its claim.
-fn lose_volume(lab: &Lab, pod: &StorePod) -> Result<()> {
+pub(super) fn lose_volume(lab: &Lab, pod: &StorePod) -> Result<()> {
     let claim = format!("data-{}", pod.name);
     lab.cluster
         .kubectl(&["-n", &lab.namespace, "delete", "pvc", &claim, "--wait=false"], "")?;

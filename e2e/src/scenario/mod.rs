@@ -4,6 +4,7 @@ mod change;
 mod consistency;
 mod disk;
 mod operator;
+mod plugin;
 mod primary;
 mod recovery;
 mod shards;
@@ -93,6 +94,7 @@ pub fn all() -> Vec<Scenario> {
         primary::scenarios(),
         operator::scenarios(),
         recovery::scenarios(),
+        plugin::scenarios(),
         consistency::scenarios(),
         shards::scenarios(),
         disk::scenarios(),

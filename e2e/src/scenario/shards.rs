@@ -3,7 +3,7 @@
 use super::update::await_updated;
 use super::{Measured, RECOVERS, Scenario, Trial, with_spec};
 use crate::cluster::{OPERATOR_NAMESPACE, signal};
-use crate::lab::{Lab, StorePod};
+use crate::lab::Lab;
 use crate::workload::fill;
 use anyhow::{Context, Result, ensure};
 use quorate_crds::{RebalanceState, ReplicatedStoreStatus};

@@ -259,6 +259,13 @@ impl Configuration {
         }
     }
 
+    /// So many pods, from ordinal 0 on, a StatefulSet needs for every member to have one.
+    #[must_use]
+    pub fn pods(&self) -> u32 {
+        let needed = self.members.iter().map(|member| member.ordinal + 1);
+        needed.max().unwrap_or_default()
+    }
+
     /// Whether `incarnation` counts in this configuration.
     #[must_use]
     pub fn contains(&self, incarnation: Incarnation) -> bool {

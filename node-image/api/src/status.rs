@@ -54,6 +54,10 @@ pub struct NodeStatus {
     pub commit: u64,
     /// The configuration of the last epoch start in its log, with that entry's name. None if blank.
     pub configuration: Option<(EntryId, Configuration)>,
+    /// Pods from ordinal 0 on that every configuration needs which may be in force or come to be, as far as this replica knows:
+    /// those of its log and those that it promised to. 0 if it knows none, and from a node that does not tell.
+    #[serde(default)]
+    pub pods: u32,
     /// The primary that this replica follows, itself included. None if it knows none.
     pub primary: Option<PrimaryView>,
     /// What a primary knows of its members; empty on others.
@@ -107,6 +111,7 @@ impl NodeStatus {
             durable: 0,
             commit: 0,
             configuration: None,
+            pods: 0,
             primary: None,
             peers: Vec::new(),
             damaged: false,

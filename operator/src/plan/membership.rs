@@ -229,12 +229,17 @@ fn next_step(seen: &Observation<'_>, memory: &Memory, current: &Configuration, l
                 pod(seen, ahead.ordinal)
             );
             let change = begin(Goal::Switchover(leader.id.incarnation), reason.clone());
-            return (ChangeStep::CatchingUp, with_failure(&reason, memory.change_failure.as_ref()), change, None);
+            return (
+                ChangeStep::CatchingUp,
+                with_failure(&reason, memory.change_failure.as_ref()),
+                change,
+                None,
+            );
         }
         let each: Vec<String> = late.iter().map(|member| lateness(seen, leader, member)).collect();
         return wait(ChangeStep::CatchingUp, each.join(", "));
     };
-    let pods = target.members().iter().map(|member| member.ordinal + 1).max().unwrap_or_default();
+    let pods = target.pods();
     if seen.reconciled.scale.is_none_or(|scale| scale < pods) {
         return wait(ChangeStep::ScalingUp, format!("the StatefulSet is to have {pods} pods"));
     }
@@ -278,7 +283,9 @@ fn shortage(seen: &Observation<'_>, leader: &NodeStatus, current: &Configuration
 fn is_ahead(seen: &Observation<'_>, memory: &Memory, leader: &NodeStatus, member: &Member) -> bool {
     let limit = seen.settings.suspect_after;
     let mut fresh = seen.members.iter().filter_map(|member| member.fresh(seen.now, limit));
-    let promised = fresh.find(|status| status.id.incarnation == member.incarnation).map(|status| status.promised);
+    let promised = fresh
+        .find(|status| status.id.incarnation == member.incarnation)
+        .map(|status| status.promised);
     promised.is_some_and(|promised| promised > leader.promised) && seen.now >= memory.promised.1 + GRACE
 }
 
@@ -327,27 +334,17 @@ fn going(seen: &Observation<'_>, current: &Configuration) -> Option<String> {
     })
 }
 
-/// Members that may know another configuration with ordinals that are to go: because they do not have the present one, or
-/// because they do not know, durably, that it is committed. Whoever fails over asks the members of every one that is known.
+/// Members that may know another configuration with ordinals that are to go: because they do not have the present one, because
+/// they do not know, durably, that it is committed, or because they promised to it. Whoever fails over asks the members of every one that is known.
 fn ignorant<'a>(seen: &'a Observation<'_>, current: &'a Configuration) -> impl Iterator<Item = &'a Member> {
     current.members().iter().filter(|member| {
         let told = statuses(seen.members).find(|status| status.id.incarnation == member.incarnation);
         let settled = told.and_then(|status| {
             let (start, known) = status.configuration.as_ref()?;
-            Some(start.index <= status.commit.min(status.durable) && pods_of(known) <= pods_of(current))
+            Some(start.index <= status.commit.min(status.durable) && known.pods().max(status.pods) <= current.pods())
         });
         settled != Some(true)
     })
-}
-
-/// So many pods a StatefulSet needs for every member to have one.
-fn pods_of(configuration: &Configuration) -> u32 {
-    configuration
-        .members()
-        .iter()
-        .map(|member| member.ordinal + 1)
-        .max()
-        .unwrap_or_default()
 }
 
 /// The shape of the objects. The StatefulSet is never smaller than any configuration that a member knows, nor than the one
@@ -357,14 +354,12 @@ pub(super) fn shape(seen: &Observation<'_>, phase: &Phase) -> Option<Shape> {
     let Some((_, current)) = configuration(seen.members) else {
         return unborn_shape(seen, phase);
     };
-    let everybody = statuses(seen.members).filter_map(|status| status.configuration.as_ref());
-    let listed = everybody.map(|(_, known)| pods_of(known)).max().unwrap_or_default();
     let settled = leader(seen, phase)
         .and_then(|leader| leader.configuration.as_ref())
         .filter(|(_, committed)| seen.driving.is_none() && ignorant(seen, committed).next().is_none());
     let replicas = match settled {
-        Some((_, committed)) => wanted.replicas.max(pods_of(committed)),
-        None => wanted.replicas.max(listed).max(seen.reconciled.scale?),
+        Some((_, committed)) => wanted.replicas.max(committed.pods()),
+        None => wanted.replicas.max(listed(seen)).max(seen.reconciled.scale?),
     };
     Some(Shape {
         replicas,
@@ -382,6 +377,16 @@ fn disruptions(quorum: Quorum) -> u32 {
     quorum.failover_tolerates().min(quorum.writes_tolerate())
 }
 
+/// Pods of every configuration that a replica knows or promised to: whoever fails over has to ask its members.
+fn listed(seen: &Observation<'_>) -> u32 {
+    let each = statuses(seen.members).map(|status| {
+        let known = status.configuration.as_ref().map_or(0, |(_, known)| known.pods());
+        // Nodes of before do not tell of what they promised to.
+        known.max(status.pods)
+    });
+    each.max().unwrap_or_default()
+}
+
 /// Nobody told of a configuration. A store that is known to be new, pod by pod, follows its spec; any other one only grows. One
 /// that was promised to a first epoch is not new: that epoch may still begin.
 fn unborn_shape(seen: &Observation<'_>, phase: &Phase) -> Option<Shape> {
@@ -395,7 +400,12 @@ fn unborn_shape(seen: &Observation<'_>, phase: &Phase) -> Option<Shape> {
             .iter()
             .all(|member| member.fresh(seen.now, limit).is_some_and(|status| status.promised == Epoch::ZERO));
     Some(Shape {
-        replicas: if new { wanted.replicas } else { wanted.replicas.max(scale) },
+        replicas: if new {
+            wanted.replicas
+        } else {
+            // Also where the store was deleted since and made again with fewer.
+            wanted.replicas.max(scale).max(listed(seen))
+        },
         max_unavailable: (wanted.replicas > 1).then(|| disruptions(wanted)),
     })
 }

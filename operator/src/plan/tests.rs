@@ -211,6 +211,16 @@ fn a_first_epoch_that_was_begun_begins_before_the_group_follows_a_smaller_spec()
 }
 
 #[test]
+fn a_store_that_was_made_again_with_fewer_replicas_gets_the_pods_that_its_first_epoch_was_promised_to() {
+    let mut world = World::of(blanks);
+    world.reconciled.scale = Some(3);
+    for member in &mut world.members {
+        (status(member).promised, status(member).pods) = (epoch(4), 5);
+    }
+    assert_eq!(world.step().shape.unwrap().replicas, 5);
+}
+
+#[test]
 fn a_paused_store_is_not_bootstrapped_but_fails_over() {
     let mut world = World::of(blanks);
     world.settings.paused = true;

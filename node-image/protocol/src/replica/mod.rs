@@ -31,7 +31,9 @@ use crate::mutation::{self, Mutation};
 use follower::Follower;
 use primary::Primary;
 use quorate_api::wire::Request;
-use quorate_api::{Configuration, DiskRoom, EntryId, Epoch, Incarnation, NodeRole, NodeStatus, PeerStatus, PrimaryView, ReplicaId};
+use quorate_api::{
+    Configuration, DiskRoom, EntryId, Epoch, Incarnation, NodeRole, NodeStatus, PeerStatus, PrimaryView, Proposal, ReplicaId,
+};
 use read_index::Asks;
 use std::collections::BTreeMap;
 
@@ -305,6 +307,7 @@ impl Replica {
             durable: self.durable(),
             commit: self.commit(),
             configuration: self.configuration().cloned(),
+            pods: self.pods(),
             primary: self.primary_view(now),
             peers: self.peers(now),
             damaged: self.damaged(),
@@ -312,6 +315,16 @@ impl Replica {
             disk: self.disk(),
             ..NodeStatus::blank(id)
         }
+    }
+
+    /// See [`NodeStatus::pods`].
+    fn pods(&self) -> u32 {
+        let logged = self.log.configurations().iter().map(|(_, configuration)| configuration);
+        let proposed = self.hard.proposals.iter().filter_map(|(_, proposal)| match proposal {
+            Proposal::Keep => None,
+            Proposal::Change(configuration) => Some(configuration),
+        });
+        logged.chain(proposed).map(Configuration::pods).max().unwrap_or_default()
     }
 
     /// What a primary knows of the other members; empty on others.
@@ -385,7 +398,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use quorate_api::wire::{Append, AppendAck, Mismatch};
-    use quorate_api::{ActivateRequest, Entry, EntryBody, FenceRequest, Member, Position, Proposal};
+    use quorate_api::{ActivateRequest, Entry, EntryBody, FenceRequest, Member, Position};
     use std::sync::Arc;
     use uuid::Uuid;
 

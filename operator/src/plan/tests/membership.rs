@@ -156,6 +156,9 @@ fn pods_go_only_when_every_member_knows_that_they_are_none() {
     assert_eq!(step, ChangeStep::ScalingDown);
     assert!(reason.contains("orders-0-2 did not hear of it yet"), "{reason}");
     status(&mut world.members[2]).configuration = behind;
+    status(&mut world.members[1]).pods = 5;
+    assert_eq!(world.step().shape.unwrap().replicas, 5, "another one promised to a group of five");
+    status(&mut world.members[1]).pods = 3;
     let plan = world.step();
     assert_eq!(plan.shape.unwrap().replicas, 3);
     let dropped: Vec<u32> = plan.admission.unwrap().learners.iter().map(|member| member.ordinal).collect();
