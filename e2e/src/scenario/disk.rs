@@ -79,8 +79,8 @@ fn a_full_primary(lab: &Lab, trial: &Trial<'_>) -> Result<()> {
     );
     let status = lab.await_status("the refusal is told", TOLD, |status| told(status, "Available", &trial.primary.name))?;
     println!("         {}", message(&status, "Available"));
-    let length = ask(&place, primary, &["STRLEN", "large"])?;
-    ensure!(length == VALUE_BYTES.to_string(), "a read answered {length:?}");
+    let length = ask(&place, primary, &[&["STRLEN", "large"]])?;
+    ensure!(length == [VALUE_BYTES.to_string()], "a read answered {length:?}");
     trial.ensure_no_failover()
 }
 

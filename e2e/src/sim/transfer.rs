@@ -197,11 +197,13 @@ impl World {
         if ack.installed {
             process.transfers.remove(&session);
             self.step(number, Event::SnapshotDelivered(session));
-        } else if ack.received > transfer.sent {
-            transfer.sent = ack.received;
-            if transfer.sent < PIECES * 8 {
-                self.send_piece(number, session);
-            }
+            return;
+        }
+        // Less than before: it was installed, the word of that was lost, and the member began anew.
+        let onward = ack.received > transfer.sent;
+        transfer.sent = ack.received;
+        if onward && transfer.sent < PIECES * 8 {
+            self.send_piece(number, session);
         }
     }
 

@@ -110,6 +110,8 @@ pub(crate) enum Happening {
     Dialled(u64),
     /// A word arrives at a node.
     Word(u64, Request),
+    /// Words of an operator that did not arrive are sent again.
+    Resend(u64),
     /// A node tells its status. The second number says which series of reports.
     Beat(u64, u64),
     /// A status arrives at the operator.
@@ -156,6 +158,7 @@ impl Happening {
             Self::Attempt(..) => 18,
             Self::Judge(..) => 19,
             Self::Tidy => 20,
+            Self::Resend(..) => 22,
         }
     }
 }
@@ -288,6 +291,7 @@ impl World {
             Happening::Dial(operator, life, ordinal) => self.dial_pod(operator, life, ordinal),
             Happening::Dialled(stream) => self.dialled(stream),
             Happening::Word(stream, request) => self.word_arrives(stream, request),
+            Happening::Resend(stream) => self.send_unsent(stream),
             Happening::Beat(stream, series) => self.beat(stream, series),
             Happening::Told(stream, status) => self.told(stream, status),
             Happening::Gone(stream) => self.stream_gone(stream),

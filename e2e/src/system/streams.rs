@@ -1,5 +1,6 @@
 //! The streams of operators to nodes: the node's status at every heartbeat and at once on a change, the operator's words in the
-//! other direction. A stream keeps order, breaks with the process at either end, and is given up when it is silent.
+//! other direction. A stream keeps order, breaks with the process at either end, and is given up when it is silent. What an
+//! operator says while a network is cut arrives when it is mended, if the stream lives so long; statuses are repeated anyway.
 
 use super::{Happening, SECOND};
 use crate::sim::world::{MILLI, World};
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 /// Between two attempts to reach a node.
 const REDIAL: u64 = 100 * MILLI;
+/// Words that did not arrive are sent again after this time.
+const RESEND: u64 = 200 * MILLI;
 /// A node that does not answer at all is given up after this time.
 const HANDSHAKE: u64 = 2 * SECOND;
 
@@ -33,6 +36,8 @@ pub(crate) struct Stream {
     /// Nothing overtakes.
     last_forth: u64,
     last_back: u64,
+    /// Words that did not arrive, the oldest first.
+    unsent: Vec<Request>,
     /// A learner was once told.
     admitted: bool,
 }
@@ -86,6 +91,7 @@ impl World {
             heard: self.now,
             last_forth: 0,
             last_back: 0,
+            unsent: Vec::new(),
             admitted: false,
         };
         self.sys().streams.insert(number, stream);
@@ -154,21 +160,36 @@ impl World {
     }
 
     pub(crate) fn send_word(&mut self, number: u64, request: Request) {
-        let Some(stream) = self.sys().streams.get(&number) else { return };
-        let (operator, life, host) = (stream.operator, stream.life, stream.ordinal as usize);
-        let (now, after) = (self.now, self.way());
-        let silent = {
-            let place = self.sys().operators[operator].place;
-            self.is_silent(place, host)
+        let Some(stream) = self.sys().streams.get_mut(&number) else {
+            return;
         };
-        if let Some(stream) = self.sys().streams.get_mut(&number) {
-            stream.last_forth = (now + after).max(stream.last_forth + 1);
-            let at = stream.last_forth;
-            if !silent {
-                self.happens(at - now, Happening::Word(number, request));
-            }
+        let (operator, life) = (stream.operator, stream.life);
+        let first = stream.unsent.is_empty();
+        stream.unsent.push(request);
+        // Behind others that wait, it goes with them.
+        if first {
+            self.send_unsent(number);
         }
         self.step_taken(operator, life);
+    }
+
+    /// Sends what was not sent yet, in its order, if the way is free.
+    pub(crate) fn send_unsent(&mut self, number: u64) {
+        let Some(stream) = self.sys().streams.get(&number) else { return };
+        let (operator, host) = (stream.operator, stream.ordinal as usize);
+        let place = self.sys().operators[operator].place;
+        if self.is_silent(place, host) {
+            self.happens(RESEND, Happening::Resend(number));
+            return;
+        }
+        let stream = self.sys().streams.get_mut(&number).expect("looked up above");
+        for request in std::mem::take(&mut stream.unsent) {
+            let (now, after) = (self.now, self.way());
+            let stream = self.sys().streams.get_mut(&number).expect("looked up above");
+            stream.last_forth = (now + after).max(stream.last_forth + 1);
+            let at = stream.last_forth;
+            self.happens(at - now, Happening::Word(number, request));
+        }
     }
 
     pub(crate) fn word_arrives(&mut self, number: u64, request: Request) {

@@ -33,14 +33,18 @@ pub(super) async fn overwrite(node: SocketAddr, key: &str, count: u64, length: u
     Ok(filled)
 }
 
-/// What a node answers to one command: a simple value, or an error's text.
-pub(super) async fn ask(node: SocketAddr, args: &[Vec<u8>]) -> Result<String> {
+/// What a node answers to each of these commands of one connection, one after the other: a simple value, or an error's text.
+pub(super) async fn ask(node: SocketAddr, commands: &[Vec<Vec<u8>>]) -> Result<Vec<String>> {
     let mut stream = TcpStream::connect(node).await?;
-    let mut command = Vec::new();
-    let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
-    write_command(&mut command, &args);
-    stream.write_all(&command).await?;
-    answer(&mut stream).await?.map_err(anyhow::Error::msg)
+    let mut answers = Vec::new();
+    for command in commands {
+        let mut bytes = Vec::new();
+        let args: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
+        write_command(&mut bytes, &args);
+        stream.write_all(&bytes).await?;
+        answers.push(answer(&mut stream).await?.map_err(anyhow::Error::msg)?);
+    }
+    Ok(answers)
 }
 
 /// One reply; nothing may follow it.

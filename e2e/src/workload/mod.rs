@@ -205,13 +205,14 @@ pub fn overwrite(place: &Place, node: SocketAddr, key: &str, count: u64, length:
     from_there(place, "overwrite", async move || bulk::overwrite(node, &key, count, length).await)
 }
 
-/// What `node` answers to one command.
+/// What `node` answers to each of these commands, given one after the other on one connection.
 ///
 /// # Errors
 /// If it answers an error, or does not answer.
-pub fn ask(place: &Place, node: SocketAddr, args: &[&str]) -> Result<String> {
-    let args: Vec<Vec<u8>> = args.iter().map(|arg| arg.as_bytes().to_vec()).collect();
-    from_there(place, "ask", async move || bulk::ask(node, &args).await)
+pub fn ask(place: &Place, node: SocketAddr, commands: &[&[&str]]) -> Result<Vec<String>> {
+    let owned = |command: &&[&str]| command.iter().map(|arg| arg.as_bytes().to_vec()).collect();
+    let commands: Vec<Vec<Vec<u8>>> = commands.iter().map(owned).collect();
+    from_there(place, "ask", async move || bulk::ask(node, &commands).await)
 }
 
 /// Works where clients are, on a thread of its own: a thread that has entered a network stays there.

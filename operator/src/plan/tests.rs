@@ -243,6 +243,26 @@ fn a_store_that_served_and_comes_back_empty_is_refused() {
 }
 
 #[test]
+fn a_first_epoch_that_a_crash_took_back_is_begun_again() {
+    let mut world = World::of(blanks);
+    world.step();
+    let begun = well(QUORUM, world.now)[0].status.clone().unwrap();
+    *status(&mut world.members[0]) = NodeStatus {
+        role: NodeRole::Activating,
+        commit: 0,
+        durable: 0,
+        peers: Vec::new(),
+        ..begun
+    };
+    assert_eq!(world.step().status.shards[0].epoch, 0, "nothing of it is on a disk");
+    world.members = blanks(QUORUM, world.now);
+    for member in &mut world.members {
+        status(member).promised = epoch(1);
+    }
+    assert!(matches!(world.step().phase, Phase::Bootstrapping(_)));
+}
+
+#[test]
 fn too_few_replicas_block_a_failover_with_the_numbers_and_an_event() {
     let mut world = World::of(well);
     world.step();
