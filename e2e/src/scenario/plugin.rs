@@ -82,10 +82,10 @@ fn plugin(lab: &Lab, seed: u64) -> Result<Option<Measured>> {
     for pod in &trial.pods {
         ensure!(logs.contains(&pod.name), "logs has no line of {}: {logs}", pod.name);
     }
-    let words = done(lab, &["__complete", "status", ""])?;
+    let words = lab.cluster.plugin(&["__complete", "-n", &lab.namespace, "status", ""])?;
     ensure!(
-        words.lines().any(|word| word.starts_with(store)),
-        "completion knows no store: {words}"
+        words.stdout.lines().any(|word| word.starts_with(store)),
+        "completion knows no store: {words:?}"
     );
     lab.await_ready(RECOVERS)?;
     trial.end().map(Some)
@@ -109,9 +109,11 @@ fn recover(lab: &Lab, seed: u64) -> Result<Option<Measured>> {
     // The log keeps order: who holds this write holds all that was ever acknowledged.
     let held = ask(&place, primary.client(), &[&["SET", "last", "1"], &["WAIT", "2", "10000"]])?;
     ensure!(held == ["OK", "2"], "the replicas do not hold the last write: {held:?}");
-    for pod in [&primary, other] {
-        lose_volume(lab, pod)?;
-    }
+    // An operator would replace the first before the second is lost.
+    lab.scale_operator(0)?;
+    let wrecked = [&primary, other].into_iter().try_for_each(|pod| lose_volume(lab, pod));
+    lab.scale_operator(2)?;
+    wrecked?;
     lab.await_status("the failover is blocked", RECOVERS, |status| holds(status, "FailoverBlocked"))?;
     show(&done(lab, &["status", &lab.store])?);
     let asked = quorate(lab, &["recover", &lab.store, "--shard", "0"])?;

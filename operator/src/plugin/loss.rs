@@ -11,6 +11,7 @@ pub(super) struct Blocked {
     quorum: ShardQuorum,
     answer: Vec<String>,
     missing: Vec<String>,
+    replaced: Vec<String>,
     message: String,
 }
 
@@ -36,27 +37,19 @@ pub(super) fn blocked(store: &ReplicatedStore, index: i32) -> Result<Blocked, St
             "the sizes of shard {index} are not known: no replica of it ever answered this operator"
         ));
     };
-    let (answer, missing) = sides(shard);
     Ok(Blocked {
         epoch: shard.epoch,
         quorum,
-        answer,
-        missing,
+        answer: replicas_of(shard, &[ReplicaRole::Primary, ReplicaRole::Replica]),
+        missing: replicas_of(shard, &[ReplicaRole::Unreachable]),
+        replaced: replicas_of(shard, &[ReplicaRole::Blank, ReplicaRole::Learner]),
         message: said.message.clone(),
     })
 }
 
-fn sides(shard: &ShardStatus) -> (Vec<String>, Vec<String>) {
-    let of = |answers: bool| {
-        let each = shard.replicas.iter().filter(|replica| match replica.role {
-            ReplicaRole::Primary | ReplicaRole::Replica => answers,
-            ReplicaRole::Unreachable => !answers,
-            // These hold nothing that counts.
-            ReplicaRole::Learner | ReplicaRole::Blank => false,
-        });
-        each.map(|replica| replica.name.clone()).collect()
-    };
-    (of(true), of(false))
+fn replicas_of(shard: &ShardStatus, roles: &[ReplicaRole]) -> Vec<String> {
+    let each = shard.replicas.iter().filter(|replica| roles.contains(&replica.role));
+    each.map(|replica| replica.name.clone()).collect()
 }
 
 /// What the numbers mean, for a person who has to decide.
@@ -66,15 +59,23 @@ pub(super) fn explain(store: &str, index: i32, blocked: &Blocked) -> String {
         quorum,
         answer,
         missing,
+        replaced,
         message,
     } = blocked;
     let given_up = quorum.replicas - i32::try_from(answer.len()).unwrap_or(i32::MAX);
     let names = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     let mut text = format!(
-        "{store}, shard {index}: no primary in epoch {epoch}. {message}\n\n  answer:   {}\n  missing:  {}\n\n",
+        "{store}, shard {index}: no primary in epoch {epoch}. {message}\n\n  answer:   {}\n  missing:  {}\n",
         names(answer),
         names(missing)
     );
+    if !replaced.is_empty() {
+        text.push_str(&format!(
+            "  replaced: {} (they run with another volume; what the member held that they stand for is missing)\n",
+            names(replaced)
+        ));
+    }
+    text.push('\n');
     let needed = quorum.fence - i32::try_from(answer.len()).unwrap_or(i32::MAX);
     text.push_str(&format!(
         "With {needed} more of them nothing is lost, and the failover goes on by itself. Without them, this would be lost:\n"
@@ -167,6 +168,14 @@ What the missing replicas hold and these do not is never merged back: when they 
         );
         assert!(text.contains("the certainty that reads are up to date"), "{text}");
         assert!(!text.contains("whatever the missing"), "{text}");
+    }
+
+    #[test]
+    fn replicas_that_came_back_empty_are_told_apart_from_those_that_may_return() {
+        let store = store(2, 2, 2, ["Blank", "Replica", "Unreachable"], None, "True");
+        let text = explain("orders", 0, &blocked(&store, 0).unwrap());
+        let sides = "  answer:   orders-0-1\n  missing:  orders-0-2\n  replaced: orders-0-0 (they run with another volume; ";
+        assert!(text.contains(sides), "{text}");
     }
 
     #[test]
