@@ -27,7 +27,7 @@ pub(crate) struct Transfer {
 }
 
 /// One on its way here.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Receiving {
     snapshot: usize,
     epoch: Epoch,
@@ -213,22 +213,16 @@ impl World {
         let Some(process) = self.hosts[number].process.as_mut() else {
             return;
         };
-        let receiving = process.receiving.entry(session).or_insert(Receiving {
+        let anew = Receiving {
             snapshot,
             epoch: chunk.epoch,
             received: 0,
             installing: false,
-        });
-        if receiving.snapshot != snapshot && chunk.offset == 0 {
-            *receiving = Receiving {
-                snapshot,
-                epoch: chunk.epoch,
-                received: 0,
-                installing: false,
-            };
-        }
-        if receiving.snapshot != snapshot {
-            return;
+        };
+        let receiving = process.receiving.entry(session).or_insert_with(|| anew.clone());
+        // As the node does it: a piece of another snapshot begins that one, and what was received says from where on.
+        if (receiving.snapshot, receiving.epoch) != (snapshot, chunk.epoch) {
+            *receiving = anew;
         }
         if chunk.offset == receiving.received {
             receiving.received += 8;
