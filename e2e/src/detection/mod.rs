@@ -13,10 +13,11 @@ use crate::local::build::{Profile, node_binary};
 use crate::local::{LocalCluster, LocalClusterOptions};
 use anyhow::{Context, Result, bail};
 use quorate_api::wire::FailoverPolicy;
-use quorate_api::{NodeStatus, Quorum};
+use quorate_api::{NodeStatus, Quorum, RoutingMap};
 use quorate_operator::detect::{Verdict, judge};
 use quorate_operator::link::{self, News, PodNews, Target, Words};
 use quorate_operator::observe::{Health, Observed};
+use quorate_operator::plan::Admission;
 use serde::Serialize;
 use std::fs;
 use std::path::PathBuf;
@@ -156,6 +157,12 @@ struct Watcher {
     members: Vec<Observed>,
     news: UnboundedReceiver<PodNews>,
     heartbeat: watch::Sender<(Duration, FailoverPolicy)>,
+    /// What else an operator would tell. Streams end with whoever could say it.
+    _silent: (
+        watch::Sender<link::Addresses>,
+        watch::Sender<Arc<RoutingMap>>,
+        watch::Sender<Option<Admission>>,
+    ),
 }
 
 impl Watcher {
@@ -198,7 +205,12 @@ impl Watcher {
                 status: None,
             });
         }
-        Ok(Self { members, news, heartbeat })
+        Ok(Self {
+            members,
+            news,
+            heartbeat,
+            _silent: (addresses, route, admission),
+        })
     }
 
     fn take(&mut self) {
