@@ -307,13 +307,7 @@ fn shard(seen: &Observation<'_>, phase: &Phase, doing: &Doing) -> ShardStatus {
     let statuses = || seen.members.iter().filter_map(|member| member.status.as_ref());
     // What blank replicas promised to a first view change that did not come about is no epoch, nor is what a replica began and
     // has not on its disk: a store that never had one must not be told to have had data.
-    let begun = |status: &NodeStatus| {
-        status
-            .configuration
-            .as_ref()
-            .is_some_and(|(start, _)| start.index <= status.durable)
-    };
-    let born = statuses().any(|status| begun(status) || status.damaged);
+    let born = statuses().any(|status| status.has_begun() || status.damaged);
     let promised = statuses().map(|status| status.promised.number).max().unwrap_or_default();
     let epoch = if born { promised } else { 0 };
     let leader = statuses().find(|status| status.role == NodeRole::Primary && Some(status.id.incarnation) == serving);

@@ -99,6 +99,13 @@ pub struct NodeStatus {
 }
 
 impl NodeStatus {
+    /// Whether it knows an epoch start that a crash does not take from it: one on its disk, or one that is committed.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        let start = self.configuration.as_ref().map(|(start, _)| start.index);
+        start.is_some_and(|start| start <= self.durable.max(self.commit))
+    }
+
     /// Of a node with an empty volume that says no more of itself.
     #[must_use]
     pub fn blank(id: ReplicaId) -> Self {

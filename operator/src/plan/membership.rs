@@ -224,6 +224,10 @@ fn next_step(seen: &Observation<'_>, memory: &Memory, current: &Configuration, l
             return wait(ChangeStep::ScalingUp, format!("{} did not speak yet", missing.join(", ")));
         }
         if let Some(ahead) = late.iter().find(|member| is_ahead(seen, memory, leader, member)) {
+            // The primary serves: it is interrupted only where it can go on at once.
+            if let Some(shortage) = shortage(seen, leader, current, current) {
+                return wait(ChangeStep::Waiting, shortage);
+            }
             let reason = format!(
                 "{} promised a higher epoch than the primary's in a view change that came to nothing, and takes nothing below it",
                 pod(seen, ahead.ordinal)
@@ -327,7 +331,7 @@ fn going(seen: &Observation<'_>, current: &Configuration) -> Option<String> {
         format!("{} are no members any more and are deleted; their claims are kept", left.join(", "))
     } else {
         format!(
-            "{} are no members any more; {} did not hear of it yet",
+            "{} are no members any more; {} did not hear of it yet, or promised to a group in which they are",
             left.join(", "),
             behind.join(", ")
         )
@@ -335,7 +339,8 @@ fn going(seen: &Observation<'_>, current: &Configuration) -> Option<String> {
 }
 
 /// Members that may know another configuration with ordinals that are to go: because they do not have the present one, because
-/// they do not know, durably, that it is committed, or because they promised to it. Whoever fails over asks the members of every one that is known.
+/// they do not know, durably, that it is committed, or because they promised to it. Whoever fails over asks the members of
+/// every one that is known.
 fn ignorant<'a>(seen: &'a Observation<'_>, current: &'a Configuration) -> impl Iterator<Item = &'a Member> {
     current.members().iter().filter(|member| {
         let told = statuses(seen.members).find(|status| status.id.incarnation == member.incarnation);

@@ -11,7 +11,7 @@
 //!
 //! What holds, and is tested over generated states: one view change of a shard at a time, and a failover waits for no other
 //! one · no failover without a fence quorum in reach, none while the members hear a primary that only the operator has lost,
-//! none in Manual mode or before the minimum interval is over · no pod is taken away whose ordinal a member knows to be one ·
+//! none in Manual mode or before the minimum interval is over · no pod is taken away whose ordinal a member knows, or promised, to be one ·
 //! no pod that runs is restarted while another replica of its shard is not well ·
 //! either the primary serves or a condition says what it waits for.
 

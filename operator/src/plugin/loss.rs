@@ -11,7 +11,7 @@ pub(super) struct Blocked {
     quorum: ShardQuorum,
     answer: Vec<String>,
     missing: Vec<String>,
-    replaced: Vec<String>,
+    uncounted: Vec<String>,
     message: String,
 }
 
@@ -42,7 +42,7 @@ pub(super) fn blocked(store: &ReplicatedStore, index: i32) -> Result<Blocked, St
         quorum,
         answer: replicas_of(shard, &[ReplicaRole::Primary, ReplicaRole::Replica]),
         missing: replicas_of(shard, &[ReplicaRole::Unreachable]),
-        replaced: replicas_of(shard, &[ReplicaRole::Blank, ReplicaRole::Learner]),
+        uncounted: replicas_of(shard, &[ReplicaRole::Blank, ReplicaRole::Learner]),
         message: said.message.clone(),
     })
 }
@@ -59,7 +59,7 @@ pub(super) fn explain(store: &str, index: i32, blocked: &Blocked) -> String {
         quorum,
         answer,
         missing,
-        replaced,
+        uncounted,
         message,
     } = blocked;
     let given_up = quorum.replicas - i32::try_from(answer.len()).unwrap_or(i32::MAX);
@@ -69,10 +69,11 @@ pub(super) fn explain(store: &str, index: i32, blocked: &Blocked) -> String {
         names(answer),
         names(missing)
     );
-    if !replaced.is_empty() {
+    if !uncounted.is_empty() {
         text.push_str(&format!(
-            "  replaced: {} (they run with another volume; what the member held that they stand for is missing)\n",
-            names(replaced)
+            "  no members: {} (new ones, or such as came back with another volume or after their machine restarted: they count for \
+             nothing in a failover)\n",
+            names(uncounted)
         ));
     }
     text.push('\n');
@@ -174,7 +175,8 @@ What the missing replicas hold and these do not is never merged back: when they 
     fn replicas_that_came_back_empty_are_told_apart_from_those_that_may_return() {
         let store = store(2, 2, 2, ["Blank", "Replica", "Unreachable"], None, "True");
         let text = explain("orders", 0, &blocked(&store, 0).unwrap());
-        let sides = "  answer:   orders-0-1\n  missing:  orders-0-2\n  replaced: orders-0-0 (they run with another volume; ";
+        let sides =
+            "  answer:   orders-0-1\n  missing:  orders-0-2\n  no members: orders-0-0 (new ones, or such as came back with another volume";
         assert!(text.contains(sides), "{text}");
     }
 

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 #[must_use]
 pub fn birth(settings: &Settings, words: &BTreeMap<u32, Word>, shard: u32) -> Birth {
     if shard > 0 {
-        let first = words.get(&0).is_some_and(|word| word.view.is_group());
+        let first = words.get(&0).is_some_and(|word| word.view.has_begun());
         return if first {
             Birth::Free
         } else {
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
     use crate::observe::Observed;
     use crate::store::View;
-    use crate::testing::{LIMIT, blanks, settings, unheard, well};
+    use crate::testing::{LIMIT, blanks, settings, status, unheard, well};
     use quorate_api::Quorum;
     use std::time::Instant;
 
@@ -86,6 +86,15 @@ mod tests {
         );
         words.insert(2, word(&well(QUORUM, now), now));
         assert!(matches!(birth(&settings, &words, 0), Birth::Refused(why) if why.contains("orders-0-0 holds data")));
+        let mut begins = well(QUORUM, now);
+        for member in &mut begins {
+            (status(member).commit, status(member).durable) = (0, 0);
+        }
+        words.insert(0, word(&begins, now));
+        assert!(
+            matches!(birth(&settings, &words, 1), Birth::Waits(_)),
+            "a crash may take the first epoch back"
+        );
         words.insert(0, word(&well(QUORUM, now), now));
         assert_eq!(birth(&settings, &words, 1), Birth::Free);
     }

@@ -74,6 +74,7 @@ mod tests {
             address: None,
             heard: true,
             blank: false,
+            begun: true,
             idle: false,
             last_handoff,
             route_version,

@@ -37,6 +37,8 @@ pub struct ReplicaView {
     pub heard: bool,
     /// Whether it was in no group yet, when it was heard last.
     pub blank: bool,
+    /// Whether it knows an epoch start that a crash does not take from it.
+    pub begun: bool,
     /// Whether it said that its group owns no slot and takes part in no move.
     pub idle: bool,
     /// The highest handoff that it knows.
@@ -55,6 +57,7 @@ impl ReplicaView {
             address: member.address.clone(),
             heard: member.fresh(now, limit).is_some(),
             blank: status.is_none_or(|status| status.role == NodeRole::Blank),
+            begun: status.is_some_and(NodeStatus::has_begun),
             idle: slots.is_some_and(|slots| slots.owned.is_empty() && slots.exports.is_empty() && slots.imports.is_empty()),
             last_handoff: slots.map_or(0, |slots| slots.last_handoff),
             route_version: slots.map_or(0, |slots| slots.route_version),
@@ -120,6 +123,12 @@ impl View {
     #[must_use]
     pub fn is_group(&self) -> bool {
         self.replicas.iter().any(ReplicaView::is_used)
+    }
+
+    /// Whether a replica told that there is a group, and no crash can take that back.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.replicas.iter().any(|replica| replica.begun)
     }
 
     /// Replicas that the operator hears.

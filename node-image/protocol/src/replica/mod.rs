@@ -317,10 +317,18 @@ impl Replica {
         }
     }
 
-    /// See [`NodeStatus::pods`].
+    /// See [`NodeStatus::pods`]. A proposal below a committed epoch start counts no more, also before it is forgotten: that may
+    /// take until the next write.
     fn pods(&self) -> u32 {
-        let logged = self.log.configurations().iter().map(|(_, configuration)| configuration);
-        let proposed = self.hard.proposals.iter().filter_map(|(_, proposal)| match proposal {
+        let settled = self.commit.min(self.durable);
+        let starts = self.log.configurations();
+        let over = starts
+            .iter()
+            .rfind(|(start, _)| start.index <= settled)
+            .map(|(start, _)| start.epoch);
+        let open = self.hard.proposals.iter().filter(|(epoch, _)| Some(*epoch) > over);
+        let logged = starts.iter().map(|(_, configuration)| configuration);
+        let proposed = open.filter_map(|(_, proposal)| match proposal {
             Proposal::Keep => None,
             Proposal::Change(configuration) => Some(configuration),
         });
@@ -550,7 +558,13 @@ mod tests {
                 session: Session(2),
             },
         );
-        let target = Configuration::new(configuration().members().to_vec(), 3, 1).expect("a valid test configuration");
+        let mut members = configuration().members().to_vec();
+        members.push(Member {
+            incarnation: incarnation(3),
+            ordinal: 3,
+            host: "n3".into(),
+        });
+        let target = Configuration::new(members, 3, 2).expect("a valid test configuration");
         let proposal = Proposal::Change(target);
         let fence = |number, proposal: &Proposal| {
             let request = FenceRequest {
@@ -601,8 +615,14 @@ mod tests {
             hard.expect("a promise is made durable").proposals
         };
         let slow = stored(&step(&mut replica.clone(), fence(3, &Proposal::Keep)));
-        assert_eq!(slow, [(epoch(2), proposal), (epoch(3), Proposal::Keep)]);
+        assert_eq!(slow, [(epoch(2), proposal.clone()), (epoch(3), Proposal::Keep)]);
+        assert_eq!(replica.pods(), 4, "the proposal has a fourth");
         step(&mut replica, Event::LogDurable { generation: 0, index: 2 });
+        assert_eq!(replica.pods(), 3);
+        // A crash between the sync of the log and that of the promises.
+        replica.hard.proposals.insert(0, (epoch(2), proposal));
+        assert_eq!(replica.pods(), 3, "it is settled whether it was forgotten or not");
+        replica.hard.proposals.remove(0);
         assert_eq!(stored(&step(&mut replica, fence(3, &Proposal::Keep))), [(epoch(3), Proposal::Keep)]);
     }
 

@@ -131,9 +131,18 @@ fn a_learner_that_promised_a_higher_epoch_is_fetched_by_another_epoch_of_the_sam
     let (step, reason) = step_of(&world.plan());
     assert_eq!(step, ChangeStep::CatchingUp);
     assert!(reason.starts_with("orders-0-3 promised a higher epoch"), "{reason}");
+    let short = world.members.clone();
+    for member in &mut world.members[1..3] {
+        unheard(member);
+    }
+    assert_eq!(world.step().start, None, "the primary would find too few to go on with");
+    world.members = short;
+    assert!(world.step().start.is_some());
     for member in &mut world.members[..3] {
         status(member).promised = epoch(8);
     }
+    world.step();
+    world.now += GRACE + Duration::from_millis(1);
     assert_eq!(world.step().start, None, "once is enough");
 }
 
