@@ -159,6 +159,15 @@ impl Memory {
         self.orders.insert(order.handoff, ordered);
     }
 
+    /// What a move took with it is its target's now: a slot that moves on is not empty because it came lately.
+    pub(super) fn sizes_move(&mut self, order: &Ordered) {
+        let Some(source) = self.sizes.get_mut(&order.from) else { return };
+        let gone: BTreeMap<u16, u64> = source.bytes.extract_if(.., |slot, _| order.slots.contains(*slot)).collect();
+        if let Some(target) = self.sizes.get_mut(&order.to) {
+            target.bytes.extend(gone);
+        }
+    }
+
     /// The sizes of a shard's slots, while they are good.
     pub(super) fn sizes(&self, shard: u32, now: Instant) -> Option<&Sizes> {
         self.sizes.get(&shard).filter(|sizes| now <= sizes.at + SIZES_GOOD_FOR)

@@ -125,6 +125,8 @@ pub fn plan(scene: &Scene<'_>, memory: &Memory) -> Plan {
         if leaving {
             Standing::Removing(why_it_stays(scene))
         } else {
+            // Clients go on: what is empty now may be full when slots move again.
+            memory.sizes.clear();
             Standing::Balanced
         }
     } else if let Some(held) = held(scene, &memory, &todo, &mut asks) {
@@ -178,8 +180,8 @@ fn settle(scene: &Scene<'_>, memory: &mut Memory) {
     for (handoff, moved) in over {
         memory.aborted.remove(&handoff);
         let Some(order) = memory.orders.remove(&handoff) else { continue };
-        if let Some(sizes) = memory.sizes.get_mut(&order.from) {
-            sizes.bytes.retain(|slot, _| !moved || !order.slots.contains(*slot));
+        if moved {
+            memory.sizes_move(&order);
         }
         if let (Some(run), true) = (&mut memory.run, moved) {
             run.slots += order.slots.len() as u64;

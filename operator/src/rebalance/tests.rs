@@ -162,6 +162,12 @@ impl World {
                 }
                 assert!(order.to < self.settings.shards, "slots move to shards that stay");
                 assert!(!order.slots.is_empty());
+                let carried: u64 = order.slots.iter().filter_map(|slot| self.sizes.get(&slot)).sum();
+                assert!(
+                    carried <= 32 << 20 || order.slots.len() == 1,
+                    "one move carries {carried} bytes in {} slots",
+                    order.slots.len()
+                );
                 let source = self.shards.get_mut(&index).unwrap();
                 assert!(
                     order.slots.difference(&source.owned).is_empty(),
@@ -293,6 +299,42 @@ fn full_slots_move_in_batches_and_the_figures_are_told() {
     world.calm();
     assert_eq!((world.moved, world.begun), (8192, 64));
     assert_eq!(world.told.unwrap().bytes_moved, 2 << 30);
+}
+
+#[test]
+fn full_slots_that_came_lately_move_on_in_batches_too() {
+    let mut world = World::new(1);
+    world.sizes = (0..SLOTS).map(|slot| (slot, 256 << 10)).collect();
+    for shards in [2, 1, 2] {
+        world.respec(shards);
+        world.calm();
+    }
+    // A change of mind before anything is balanced.
+    world.respec(3);
+    for _ in 0..4 {
+        world.step();
+        world.end(0, true);
+    }
+    for shards in [1, 2] {
+        world.respec(shards);
+        for _ in 0..4 {
+            world.step();
+            world.end(0, true);
+        }
+    }
+    world.calm();
+    assert_eq!(counts(&world), [8192; 2]);
+}
+
+#[test]
+fn slots_that_were_filled_after_they_were_found_empty_move_in_batches() {
+    let mut world = World::new(1);
+    world.respec(2);
+    world.calm();
+    world.sizes = (0..SLOTS).map(|slot| (slot, 256 << 10)).collect();
+    world.respec(1);
+    world.calm();
+    assert_eq!(counts(&world), [16_384]);
 }
 
 #[test]
