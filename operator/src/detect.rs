@@ -189,14 +189,18 @@ pub fn highest_promise(members: &[&Observed]) -> quorate_api::Epoch {
 }
 
 fn alive(peer: &PeerStatus, suspect_after: Duration) -> bool {
-    peer.connected && Duration::from_millis(peer.heard_millis_ago) <= suspect_after
+    in_time(peer.connected, peer.heard_millis_ago, suspect_after)
 }
 
 /// Whether a member hears no primary: its connection is gone, it is silent, or the member follows nobody. One that missed the
 /// last failover speaks of the primary before, and can hear that one no more.
 fn has_lost(status: &NodeStatus, suspect_after: Duration) -> bool {
-    let hears = |view: &PrimaryView| view.connected && Duration::from_millis(view.heard_millis_ago) <= suspect_after;
+    let hears = |view: &PrimaryView| in_time(view.connected, view.heard_millis_ago, suspect_after);
     !status.primary.as_ref().is_some_and(hears)
+}
+
+fn in_time(connected: bool, heard_millis_ago: u64, suspect_after: Duration) -> bool {
+    connected && Duration::from_millis(heard_millis_ago) <= suspect_after
 }
 
 #[cfg(test)]

@@ -64,12 +64,30 @@ impl Asked {
     /// Reads the annotations.
     #[must_use]
     pub fn of(store: &ReplicatedStore) -> Self {
-        let asked = |annotation| store.annotations().get(annotation).cloned();
-        Self {
-            promote: asked(annotations::PROMOTE),
-            accept_data_loss: asked(annotations::ACCEPT_DATA_LOSS),
-            rebalance: asked(annotations::REBALANCE),
+        let mut asked = Self::default();
+        for (annotation, value) in asked.each_mut() {
+            *value = store.annotations().get(annotation).cloned();
         }
+        asked
+    }
+
+    /// Each annotation with its value, in the order in which they are taken away.
+    #[must_use]
+    pub fn each(&self) -> [(&'static str, &Option<String>); 3] {
+        [
+            (annotations::PROMOTE, &self.promote),
+            (annotations::ACCEPT_DATA_LOSS, &self.accept_data_loss),
+            (annotations::REBALANCE, &self.rebalance),
+        ]
+    }
+
+    /// The same, to be changed.
+    pub fn each_mut(&mut self) -> [(&'static str, &mut Option<String>); 3] {
+        [
+            (annotations::PROMOTE, &mut self.promote),
+            (annotations::ACCEPT_DATA_LOSS, &mut self.accept_data_loss),
+            (annotations::REBALANCE, &mut self.rebalance),
+        ]
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::observe::Asked;
 use crate::plan::{Note, Roles};
-use quorate_crds::{ReplicatedStore, ReplicatedStoreStatus, annotations};
+use quorate_crds::{ReplicatedStore, ReplicatedStoreStatus};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -88,15 +88,7 @@ impl Outbox {
     /// What is to be written now, in this order. Whoever writes goes on after a failure, but for events: the later ones wait.
     pub fn due(&mut self, word: &Publication, now: Instant) -> Vec<Write> {
         // What is answered no more may be asked for, and answered, again.
-        if word.answered.promote.is_none() {
-            self.told.answered.promote = None;
-        }
-        if word.answered.accept_data_loss.is_none() {
-            self.told.answered.accept_data_loss = None;
-        }
-        if word.answered.rebalance.is_none() {
-            self.told.answered.rebalance = None;
-        }
+        self.forget_answers(&word.answered, |_, answered| answered.is_none());
         if self.retry.is_some_and(|retry| now < retry) {
             return Vec::new();
         }
@@ -115,19 +107,9 @@ impl Outbox {
             self.next_status = now + INTERVAL;
         }
         writes.extend(self.events.iter().cloned().map(Write::Event));
-        let Asked {
-            promote,
-            accept_data_loss,
-            rebalance,
-        } = &self.told.answered;
-        let requests = [
-            (annotations::PROMOTE, &word.answered.promote, promote),
-            (annotations::ACCEPT_DATA_LOSS, &word.answered.accept_data_loss, accept_data_loss),
-            (annotations::REBALANCE, &word.answered.rebalance, rebalance),
-        ];
-        let due = requests.into_iter().filter(|(_, answered, before)| answered != before);
-        writes.extend(due.filter_map(|(annotation, answered, _)| {
-            let value = answered.clone()?;
+        let answers = word.answered.each().into_iter().zip(self.told.answered.each());
+        writes.extend(answers.filter_map(|((annotation, answered), (_, before))| {
+            let value = answered.clone().filter(|_| answered != before)?;
             Some(Write::Remove { annotation, value })
         }));
         writes
@@ -140,12 +122,10 @@ impl Outbox {
             Write::Status(status) => self.told.status = *status,
             Write::Event(_) => drop(self.events.pop_front()),
             Write::Remove { annotation, value } => {
-                let told = match annotation {
-                    annotations::PROMOTE => &mut self.told.answered.promote,
-                    annotations::REBALANCE => &mut self.told.answered.rebalance,
-                    _ => &mut self.told.answered.accept_data_loss,
-                };
-                *told = Some(value);
+                let mut each = self.told.answered.each_mut().into_iter();
+                if let Some((_, told)) = each.find(|(name, _)| *name == annotation) {
+                    *told = Some(value);
+                }
             }
         }
     }
@@ -164,11 +144,16 @@ impl Outbox {
         if text(&status) != text(&self.told.status) {
             self.told.status = status;
         }
-        let asked = Asked::of(store);
-        let answered = &mut self.told.answered;
-        forget_if_equal(&mut answered.promote, &asked.promote);
-        forget_if_equal(&mut answered.accept_data_loss, &asked.accept_data_loss);
-        forget_if_equal(&mut answered.rebalance, &asked.rebalance);
+        self.forget_answers(&Asked::of(store), |told, asked| told == asked);
+    }
+
+    /// Forgets that it took requests away, where what was told and what is there now are so.
+    fn forget_answers(&mut self, now: &Asked, forget: impl Fn(&Option<String>, &Option<String>) -> bool) {
+        for ((_, told), (_, now)) in self.told.answered.each_mut().into_iter().zip(now.each()) {
+            if forget(told, now) {
+                *told = None;
+            }
+        }
     }
 
     /// When something is due although nothing is said.
@@ -179,15 +164,10 @@ impl Outbox {
     }
 }
 
-fn forget_if_equal(answered: &mut Option<String>, asked: &Option<String>) {
-    if answered == asked {
-        *answered = None;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_crds::annotations;
     use serde_json::json;
 
     /// The store as it is read.

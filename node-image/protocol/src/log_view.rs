@@ -63,6 +63,12 @@ impl LogView {
         self.clock
     }
 
+    /// The epoch start with the configuration that an entry at `index` is under, as far back as they are remembered.
+    #[must_use]
+    pub fn governing(&self, index: u64) -> Option<&(EntryId, Configuration)> {
+        self.configurations.iter().rfind(|(start, _)| start.index <= index)
+    }
+
     /// Epoch starts from the last committed one on, with their configurations.
     #[must_use]
     pub fn configurations(&self) -> &[(EntryId, Configuration)] {
@@ -167,8 +173,10 @@ impl LogView {
     /// not below the commit index, so that memory holds them all.
     #[must_use]
     pub fn acknowledged_tail(&self, after: u64) -> Vec<Arc<Entry>> {
-        let governed = |index: u64| self.configurations.iter().rfind(|(start, _)| start.index <= index);
-        let eventual = |entry: &Arc<Entry>| governed(entry.id.index).is_some_and(|(_, c)| c.quorum().consistency == Consistency::Eventual);
+        let eventual = |entry: &Arc<Entry>| {
+            self.governing(entry.id.index)
+                .is_some_and(|(_, c)| c.quorum().consistency == Consistency::Eventual)
+        };
         let entries = self.entries(after, usize::MAX).unwrap_or_default();
         let acknowledged = entries
             .iter()

@@ -9,7 +9,7 @@
 //!
 //! Nothing is kept between two plans: each begins with what is in force, so a change of mind half-way is no other case.
 
-use super::{Admission, GRACE, Goal, Memory, Observation, Phase, Shape, ViewChange, leader, statuses, with_failure};
+use super::{Admission, GRACE, Goal, Memory, Observation, Phase, Shape, ViewChange, heard, leader, statuses, with_failure};
 use crate::names;
 use crate::observe::{Observed, configuration};
 use crate::report::told_lag;
@@ -128,13 +128,9 @@ pub(super) fn holds_log(leader: &NodeStatus, incarnation: Incarnation) -> bool {
 
 /// Members that hold the log and that the operator hears.
 pub(super) fn in_step(seen: &Observation<'_>, leader: &NodeStatus, members: &[Member]) -> usize {
-    let heard = |incarnation| {
-        let limit = seen.settings.suspect_after;
-        let mut fresh = seen.members.iter().filter_map(|member| member.fresh(seen.now, limit));
-        fresh.any(|status| status.id.incarnation == incarnation && !status.damaged)
-    };
+    let well = |incarnation| heard(seen, incarnation).is_some_and(|status| !status.damaged);
     let each = members.iter().map(|member| member.incarnation);
-    each.filter(|incarnation| holds_log(leader, *incarnation) && heard(*incarnation))
+    each.filter(|incarnation| holds_log(leader, *incarnation) && well(*incarnation))
         .count()
 }
 
@@ -191,6 +187,7 @@ type Step = (ChangeStep, String, Option<ViewChange>, Option<String>);
 fn next_step(seen: &Observation<'_>, memory: &Memory, current: &Configuration, leader: &NodeStatus, survey: &Survey) -> Step {
     let wait = |step, reason| (step, reason, None, None);
     let due = seen.now >= memory.change_retry_at && seen.driving.is_none();
+    let failure = memory.change_failure.as_ref();
     let from = seen
         .members
         .iter()
@@ -233,12 +230,7 @@ fn next_step(seen: &Observation<'_>, memory: &Memory, current: &Configuration, l
                 pod(seen, ahead.ordinal)
             );
             let change = begin(Goal::Switchover(leader.id.incarnation), reason.clone());
-            return (
-                ChangeStep::CatchingUp,
-                with_failure(&reason, memory.change_failure.as_ref()),
-                change,
-                None,
-            );
+            return (ChangeStep::CatchingUp, with_failure(&reason, failure), change, None);
         }
         let each: Vec<String> = late.iter().map(|member| lateness(seen, leader, member)).collect();
         return wait(ChangeStep::CatchingUp, each.join(", "));
@@ -250,7 +242,6 @@ fn next_step(seen: &Observation<'_>, memory: &Memory, current: &Configuration, l
     if let Some(shortage) = shortage(seen, leader, current, &target) {
         return wait(ChangeStep::Waiting, shortage);
     }
-    let failure = memory.change_failure.as_ref();
     if !target.contains(leader.id.incarnation) {
         let mut staying = target.members().iter().filter(|member| current.contains(member.incarnation));
         let Some(next) = staying.find(|member| in_step(seen, leader, std::slice::from_ref(*member)) == 1) else {
@@ -285,12 +276,8 @@ fn shortage(seen: &Observation<'_>, leader: &NodeStatus, current: &Configuration
 /// Whether a replica that is to be a member refuses the primary, because it promised a higher epoch in a view change that came
 /// to nothing: it catches up only in an epoch above that. One that may still be under way is given its time.
 fn is_ahead(seen: &Observation<'_>, memory: &Memory, leader: &NodeStatus, member: &Member) -> bool {
-    let limit = seen.settings.suspect_after;
-    let mut fresh = seen.members.iter().filter_map(|member| member.fresh(seen.now, limit));
-    let promised = fresh
-        .find(|status| status.id.incarnation == member.incarnation)
-        .map(|status| status.promised);
-    promised.is_some_and(|promised| promised > leader.promised) && seen.now >= memory.promised.1 + GRACE
+    let ahead = heard(seen, member.incarnation).is_some_and(|status| status.promised > leader.promised);
+    ahead && seen.now >= memory.promised.1 + GRACE
 }
 
 fn lateness(seen: &Observation<'_>, leader: &NodeStatus, member: &Member) -> String {
@@ -345,8 +332,8 @@ fn ignorant<'a>(seen: &'a Observation<'_>, current: &'a Configuration) -> impl I
     current.members().iter().filter(|member| {
         let told = statuses(seen.members).find(|status| status.id.incarnation == member.incarnation);
         let settled = told.and_then(|status| {
-            let (start, known) = status.configuration.as_ref()?;
-            Some(start.index <= status.commit.min(status.durable) && known.pods().max(status.pods) <= current.pods())
+            let (start, _) = status.configuration.as_ref()?;
+            Some(start.index <= status.commit.min(status.durable) && pods_of(status) <= current.pods())
         });
         settled != Some(true)
     })
@@ -384,12 +371,13 @@ fn disruptions(quorum: Quorum) -> u32 {
 
 /// Pods of every configuration that a replica knows or promised to: whoever fails over has to ask its members.
 fn listed(seen: &Observation<'_>) -> u32 {
-    let each = statuses(seen.members).map(|status| {
-        let known = status.configuration.as_ref().map_or(0, |(_, known)| known.pods());
-        // Nodes of before do not tell of what they promised to.
-        known.max(status.pods)
-    });
-    each.max().unwrap_or_default()
+    statuses(seen.members).map(pods_of).max().unwrap_or_default()
+}
+
+/// The same of one replica. Nodes of before do not tell of what they promised to.
+fn pods_of(status: &NodeStatus) -> u32 {
+    let known = status.configuration.as_ref().map_or(0, |(_, known)| known.pods());
+    known.max(status.pods)
 }
 
 /// Nobody told of a configuration. A store that is known to be new, pod by pod, follows its spec; any other one only grows. One

@@ -463,9 +463,14 @@ fn leader<'a>(seen: &Observation<'a>, phase: &Phase) -> Option<&'a NodeStatus> {
         Phase::NoQuorum(_) => crate::detect::primary_of(&seen.members.iter().collect::<Vec<_>>())?,
         _ => return None,
     };
+    heard(seen, primary).filter(|status| status.role == NodeRole::Primary)
+}
+
+/// What a replica says, if the operator hears it.
+fn heard<'a>(seen: &Observation<'a>, incarnation: Incarnation) -> Option<&'a NodeStatus> {
     let limit = seen.settings.suspect_after;
-    let mut heard = seen.members.iter().filter_map(|member| member.fresh(seen.now, limit));
-    heard.find(|status| status.id.incarnation == primary && status.role == NodeRole::Primary)
+    let mut fresh = seen.members.iter().filter_map(|member| member.fresh(seen.now, limit));
+    fresh.find(|status| status.id.incarnation == incarnation)
 }
 
 fn with_failure(reason: &str, failure: Option<&String>) -> String {

@@ -6,7 +6,7 @@
 
 use super::failover::settling;
 use super::membership::{self, holds_log};
-use super::{Goal, Memory, Note, Observation, Phase, ViewChange, leader};
+use super::{Goal, Memory, Note, Observation, Phase, ViewChange, heard, leader};
 use crate::observe::{Observed, configuration};
 use crate::view_change::Known;
 use quorate_api::{Configuration, Member, Quorum};
@@ -160,16 +160,10 @@ fn accept_data_loss(seen: &Observation<'_>, memory: &Memory, phase: &Phase, aske
         return Answer::Wait;
     }
     let known = configuration(seen.members);
-    let heard = |incarnation| {
-        let mut fresh = seen
-            .members
-            .iter()
-            .filter_map(|member| member.fresh(seen.now, seen.settings.suspect_after));
-        fresh.any(|status| status.id.incarnation == incarnation && !status.damaged)
-    };
+    let well = |incarnation| heard(seen, incarnation).is_some_and(|status| !status.damaged);
     let current = known.into_iter().flat_map(|(_, current)| current.members());
     let left: Vec<Member> = current
-        .filter(|member| heard(member.incarnation))
+        .filter(|member| well(member.incarnation))
         .cloned()
         .chain(come_back_as_others(seen, known.map(|(_, current)| current)))
         .collect();

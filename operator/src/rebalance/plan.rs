@@ -180,10 +180,11 @@ fn settle(scene: &Scene<'_>, memory: &mut Memory) {
     for (handoff, moved) in over {
         memory.aborted.remove(&handoff);
         let Some(order) = memory.orders.remove(&handoff) else { continue };
-        if moved {
-            memory.sizes_move(&order);
+        if !moved {
+            continue;
         }
-        if let (Some(run), true) = (&mut memory.run, moved) {
+        memory.sizes_move(&order);
+        if let Some(run) = &mut memory.run {
             run.slots += order.slots.len() as u64;
             run.bytes += order.bytes;
         }

@@ -320,14 +320,9 @@ impl Replica {
     /// See [`NodeStatus::pods`]. A proposal below a committed epoch start counts no more, also before it is forgotten: that may
     /// take until the next write.
     fn pods(&self) -> u32 {
-        let settled = self.commit.min(self.durable);
-        let starts = self.log.configurations();
-        let over = starts
-            .iter()
-            .rfind(|(start, _)| start.index <= settled)
-            .map(|(start, _)| start.epoch);
-        let open = self.hard.proposals.iter().filter(|(epoch, _)| Some(*epoch) > over);
-        let logged = starts.iter().map(|(_, configuration)| configuration);
+        let settled = self.log.governing(self.commit.min(self.durable)).map(|(start, _)| start.epoch);
+        let open = self.hard.proposals.iter().filter(|(epoch, _)| Some(*epoch) > settled);
+        let logged = self.log.configurations().iter().map(|(_, configuration)| configuration);
         let proposed = open.filter_map(|(_, proposal)| match proposal {
             Proposal::Keep => None,
             Proposal::Change(configuration) => Some(configuration),
@@ -365,7 +360,7 @@ impl Replica {
             true => self.commit,
             false => self.commit.min(self.durable),
         };
-        if let Some(&(start, _)) = self.log.configurations().iter().rfind(|(start, _)| start.index <= settled) {
+        if let Some(&(start, _)) = self.log.governing(settled) {
             self.hard.proposals.retain(|(epoch, _)| *epoch > start.epoch);
             if start.index > self.hard.settled {
                 self.hard.settled = start.index;
